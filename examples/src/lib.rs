@@ -1,0 +1,1 @@
+//! Homes to copy from.

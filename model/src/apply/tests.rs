@@ -1,0 +1,301 @@
+//! Every refusal changes nothing, every change leaves a sound state.
+
+use super::*;
+use crate::command::Why;
+use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, VolumeName};
+use crate::spec::{
+    HeatClass, HomeSpec, MountSpec, OnDegraded, PlaceSpec, PlacementSpec, ServiceSpec, VolumeDriver,
+    VolumeSpec,
+};
+use crate::state::{Off, Phase, Role};
+use crate::timing::Timing;
+use std::collections::BTreeMap;
+
+fn name(text: &str) -> RadiatorName {
+    RadiatorName::new(text).unwrap()
+}
+
+fn mail() -> ServiceName {
+    ServiceName::new("mail").unwrap()
+}
+
+fn box_volume() -> VolumeName {
+    VolumeName::new("box").unwrap()
+}
+
+fn at(address: u8) -> std::net::SocketAddr {
+    ([10, 0, 0, address], 7470).into()
+}
+
+struct Home(State);
+
+impl Home {
+    /// Applies; checks that the state is sound and that a refusal changed nothing.
+    fn apply(&mut self, command: Command) -> Outcome {
+        let before = self.0.clone();
+        let outcome = self.0.apply(&Proposal { at_ms: 1000, command });
+        if matches!(outcome, Outcome::Refused(_)) {
+            assert_eq!(before, self.0, "a refusal changed something");
+        }
+        assert_eq!(self.0.check(), Vec::<String>::new());
+        outcome
+    }
+
+    fn refuses(&mut self, command: Command, words: &str) {
+        match self.apply(command) {
+            Outcome::Refused(why) => assert!(why.to_string().contains(words), "{why} lacks {words}"),
+            other => panic!("{other:?} instead of a refusal with {words}"),
+        }
+    }
+
+    fn of_three() -> Self {
+        let mut home = Home(State::default());
+        home.apply(Command::Found {
+            home: HomeName::new("maison").unwrap(),
+            radiator: name("salon"),
+            address: at(1),
+            authority_pem: String::new(),
+            timing: Timing::default(),
+        });
+        for (i, radiator) in ["bureau", "cave"].into_iter().enumerate() {
+            home.apply(Command::Invite { token_hash: radiator.into(), expires_ms: 2000 });
+            let joined = home.apply(Command::Join {
+                token_hash: radiator.into(),
+                name: name(radiator),
+                address: at(2 + i as u8),
+                role: Role::Radiator,
+            });
+            assert_eq!(joined, Outcome::Joined(2 + i as NodeId));
+        }
+        home
+    }
+
+    fn with_mail() -> Self {
+        let mut home = Self::of_three();
+        home.declare(true, 10 << 20);
+        for node in 1..=3 {
+            let set_was = home.set();
+            home.apply(Command::AddReplica { volume: box_volume(), set_was, node, id: ReplicaId(node) });
+        }
+        home
+    }
+
+    fn declare(&mut self, with_mail: bool, size_bytes: u64) -> Outcome {
+        let revision_was = self.0.declared.as_ref().map_or(0, |d| d.revision);
+        let service = ServiceSpec {
+            recipe: None,
+            image: Some("x".into()),
+            build: None,
+            command: None,
+            entrypoint: None,
+            environment: BTreeMap::new(),
+            ports: vec![],
+            volumes: vec![MountSpec { volume: box_volume(), path: "/srv".into(), read_only: false }],
+            healthcheck: None,
+            user: None,
+            working_dir: None,
+            memory_max_bytes: None,
+            cpus_max: None,
+            stop_grace_s: 10,
+            restart: true,
+            heat: HeatClass::Steady,
+            place: PlaceSpec::default(),
+        };
+        let volume = VolumeSpec {
+            size_bytes,
+            replicas: 3,
+            durability: 2,
+            on_degraded: OnDegraded::Continue,
+            driver: VolumeDriver::Replicated,
+        };
+        let spec = HomeSpec {
+            home: HomeName::new("maison").unwrap(),
+            address: None,
+            radiators: BTreeMap::new(),
+            placement: PlacementSpec::default(),
+            services: if with_mail { [(mail(), service)].into() } else { BTreeMap::new() },
+            volumes: [(box_volume(), volume)].into(),
+            notify: None,
+        };
+        self.apply(Command::Declare {
+            revision_was,
+            text: String::new(),
+            spec: Box::new(spec),
+            keep_overrides: false,
+            contexts: BTreeMap::new(),
+        })
+    }
+
+    fn set(&self) -> u64 {
+        self.0.volumes[&box_volume()].set_version
+    }
+
+    fn activate(&mut self, epoch_was: u64, to: NodeId, why: Why) -> Outcome {
+        let sets = [(box_volume(), self.set())].into();
+        self.apply(Command::Activate { service: mail(), epoch_was, to, sets, why, reason: "so".into() })
+    }
+
+    fn join_set(&mut self, node: NodeId) -> Outcome {
+        let epoch = self.0.volumes[&box_volume()].epoch;
+        let set_was = self.set();
+        self.apply(Command::JoinSet { volume: box_volume(), epoch, set_was, node, id: ReplicaId(node) })
+    }
+}
+
+#[test]
+fn a_token_is_good_once_and_in_time() {
+    let mut home = Home::of_three();
+    let join = |token: &str, radiator: &str, address| Command::Join {
+        token_hash: token.into(),
+        name: name(radiator),
+        address: at(address),
+        role: Role::Radiator,
+    };
+    home.refuses(join("bureau", "grenier", 9), "used");
+    home.refuses(join("forged", "grenier", 9), "not known");
+    home.apply(Command::Invite { token_hash: "late".into(), expires_ms: 1000 });
+    home.refuses(join("late", "grenier", 9), "expired");
+    home.apply(Command::Invite { token_hash: "good".into(), expires_ms: 2000 });
+    home.refuses(join("good", "salon", 9), "named salon already");
+    home.refuses(join("good", "grenier", 1), "already");
+    assert_eq!(home.apply(join("good", "grenier", 9)), Outcome::Joined(4));
+}
+
+#[test]
+fn a_number_is_never_given_twice() {
+    let mut home = Home::of_three();
+    home.apply(Command::Leave { node: 3 });
+    home.apply(Command::Invite { token_hash: "t".into(), expires_ms: 2000 });
+    let back =
+        Command::Join { token_hash: "t".into(), name: name("cave"), address: at(3), role: Role::Radiator };
+    assert_eq!(home.apply(back), Outcome::Joined(4));
+}
+
+#[test]
+fn the_first_replica_is_in_sync_and_others_have_to_catch_up() {
+    let mut home = Home::with_mail();
+    assert_eq!(home.0.volumes[&box_volume()].in_sync, [1].into());
+    assert_eq!(
+        home.activate(0, 2, Why::Start),
+        Outcome::Refused(crate::Refusal::Stale("bureau is not in sync for box".into()))
+    );
+    assert_eq!(home.activate(0, 1, Why::Start), Outcome::Epoch(1));
+    assert!(matches!(home.join_set(2), Outcome::Set(_)));
+    assert_eq!(home.0.volumes[&box_volume()].in_sync, [1, 2].into());
+}
+
+#[test]
+fn a_stale_take_over_or_set_change_is_refused() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.join_set(2);
+    home.refuses(
+        Command::Activate {
+            service: mail(),
+            epoch_was: 1,
+            to: 2,
+            sets: [(box_volume(), home.set() - 1)].into(),
+            why: Why::Failover,
+            reason: String::new(),
+        },
+        "by now",
+    );
+    assert_eq!(home.activate(1, 2, Why::Failover), Outcome::Epoch(2));
+    home.refuses(Command::Stopped { service: mail(), epoch_was: 1, node: 1 }, "epoch 2");
+    let set_was = home.set();
+    home.refuses(Command::DropFromSet { volume: box_volume(), epoch: 1, set_was, node: 1 }, "epoch 2");
+    home.refuses(
+        Command::DropFromSet { volume: box_volume(), epoch: 2, set_was: set_was - 1, node: 1 },
+        "by now",
+    );
+    home.refuses(Command::DropFromSet { volume: box_volume(), epoch: 2, set_was, node: 2 }, "hands over");
+    home.refuses(
+        Command::JoinSet { volume: box_volume(), epoch: 2, set_was, node: 3, id: ReplicaId(77) },
+        "is not the one",
+    );
+    assert!(matches!(
+        home.apply(Command::DropFromSet { volume: box_volume(), epoch: 2, set_was, node: 1 }),
+        Outcome::Set(_)
+    ));
+    let set_was = home.set();
+    home.refuses(Command::RemoveReplica { volume: box_volume(), set_was, node: 2 }, "active");
+}
+
+#[test]
+fn a_planned_move_stops_before_it_starts() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.join_set(2);
+    assert!(matches!(home.activate(1, 2, Why::Heat), Outcome::Refused(_)));
+    home.refuses(Command::Stopped { service: mail(), epoch_was: 1, node: 1 }, "is to run");
+    home.apply(Command::Stop {
+        service: mail(),
+        epoch_was: 1,
+        next: Some(2),
+        reason: "bureau is cold".into(),
+    });
+    assert_eq!(home.0.services[&mail()].phase, Phase::Stop { next: Some(2) });
+    home.refuses(Command::Stopped { service: mail(), epoch_was: 1, node: 2 }, "not active on bureau");
+    home.apply(Command::Stopped { service: mail(), epoch_was: 1, node: 1 });
+    assert_eq!(home.activate(1, 2, Why::Heat), Outcome::Epoch(2));
+    assert_eq!(home.0.services[&mail()].moved_ms, vec![1000]);
+}
+
+#[test]
+fn who_alone_holds_data_can_neither_leave_nor_go_off() {
+    let mut home = Home::with_mail();
+    home.refuses(Command::Off { node: 1, off: Off { until_ms: None, power_off: false } }, "alone holds box");
+    home.refuses(Command::Leave { node: 1 }, "alone holds box");
+    home.activate(0, 1, Why::Start);
+    home.join_set(2);
+    home.refuses(Command::Leave { node: 1 }, "thermidor off salon");
+    assert_eq!(
+        home.apply(Command::Off { node: 1, off: Off { until_ms: None, power_off: false } }),
+        Outcome::Done
+    );
+    home.apply(Command::Off { node: 3, off: Off { until_ms: None, power_off: false } });
+    home.refuses(
+        Command::Off { node: 2, off: Off { until_ms: None, power_off: false } },
+        "last radiator that is on",
+    );
+}
+
+#[test]
+fn a_service_taken_out_of_the_yaml_stops_and_its_volume_is_kept() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.declare(false, 10 << 20);
+    assert_eq!(home.0.services[&mail()].phase, Phase::Stop { next: None });
+    home.apply(Command::Stopped { service: mail(), epoch_was: 1, node: 1 });
+    assert!(home.0.services.is_empty());
+    assert!(home.0.volumes.contains_key(&box_volume()));
+    assert!(matches!(home.declare(true, 1 << 20), Outcome::Refused(_)), "a volume can't shrink");
+}
+
+#[test]
+fn rescue_raises_the_generation_and_remembers_who_holds_the_data() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.refuses(Command::RaiseGeneration { generation_was: 1, remain: vec![] }, "at least one");
+    home.apply(Command::RaiseGeneration { generation_was: 1, remain: vec![2] });
+    assert_eq!(home.0.generation, 2);
+    assert_eq!(home.0.members.keys().copied().collect::<Vec<_>>(), vec![1, 2], "salon alone holds box");
+    home.refuses(Command::RaiseGeneration { generation_was: 1, remain: vec![2] }, "generation is 2");
+    let (epoch, set_was) = (home.0.volumes[&box_volume()].epoch, home.set());
+    assert!(matches!(
+        home.apply(Command::Promote { volume: box_volume(), epoch, set_was, node: 2 }),
+        Outcome::Set(_)
+    ));
+    assert_eq!(home.activate(1, 2, Why::Start), Outcome::Epoch(2));
+}
+
+#[test]
+fn the_same_log_gives_the_same_state() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    let once = serde_json::to_vec(&home.0).unwrap();
+    let mut again = Home::with_mail();
+    again.activate(0, 1, Why::Start);
+    assert_eq!(once, serde_json::to_vec(&again.0).unwrap());
+    assert_eq!(serde_json::from_slice::<State>(&once).unwrap(), home.0);
+}

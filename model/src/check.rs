@@ -1,0 +1,63 @@
+//! The invariants that a home's state can break by itself; tests ask after every command.
+
+use crate::state::{EVENTS_MAX, Phase, Role, STATE_VERSION, State, TOKENS_MAX};
+
+impl State {
+    /// Lists broken invariants; an empty list is a sound state.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut claim = |holds: bool, text: String| {
+            if !holds {
+                broken.push(text);
+            }
+        };
+        claim(self.version == STATE_VERSION, format!("version {}", self.version));
+        claim(self.events.len() <= EVENTS_MAX, format!("{} events", self.events.len()));
+        claim(self.tokens.len() <= TOKENS_MAX, format!("{} tokens", self.tokens.len()));
+        for (id, member) in &self.members {
+            claim(*id < self.next_node, format!("member {id} was never given out"));
+            let twins = self.members.values().filter(|m| m.name == member.name).count();
+            claim(twins == 1, format!("{twins} members are named {}", member.name));
+        }
+        for (name, service) in &self.services {
+            if let Some(active) = service.active {
+                let radiator = self.members.get(&active).is_some_and(|m| m.role == Role::Radiator);
+                claim(radiator, format!("{name}: active {active} is no radiator of this home"));
+            } else {
+                claim(service.phase == Phase::Run, format!("{name}: nobody is active, yet it is stopping"));
+            }
+            for (volume_name, volume) in self.volumes_of(name) {
+                claim(
+                    volume.active == service.active,
+                    format!(
+                        "{volume_name}: active {:?}, but {name}'s is {:?}",
+                        volume.active, service.active
+                    ),
+                );
+            }
+        }
+        for (name, volume) in &self.volumes {
+            claim(
+                volume.in_sync.iter().all(|n| volume.replicas.contains_key(n)),
+                format!("{name}: in sync without a replica"),
+            );
+            claim(
+                volume.replicas.keys().all(|n| self.members.contains_key(n)),
+                format!("{name}: a replica on no member"),
+            );
+            claim(
+                volume.replicas.is_empty() || !volume.in_sync.is_empty(),
+                format!("{name}: nobody is in sync"),
+            );
+            if let Some(active) = volume.active {
+                claim(volume.in_sync.contains(&active), format!("{name}: active {active} is not in sync"));
+            }
+            let twins = self.volumes.values().filter(|v| v.port == volume.port).count();
+            claim(twins == 1, format!("{name}: port {} is taken twice", volume.port));
+        }
+        if let Some(holder) = self.address.holder {
+            claim(self.members.contains_key(&holder), format!("address: holder {holder} is no member"));
+        }
+        broken
+    }
+}

@@ -1,0 +1,18 @@
+//! Thermidor's pure decisions. Nothing here reads a clock, a file or a socket:
+//! time, randomness and observations come in as arguments, so every decision
+//! can be tested as a table and replayed from a seed.
+
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod check;
+pub mod command;
+pub mod name;
+pub mod observe;
+pub mod spec;
+pub mod state;
+pub mod timing;
+
+pub use command::{Command, Outcome, Proposal, Refusal};
+pub use name::{NodeId, RadiatorName, ReplicaId, ServiceName, VolumeName};
+pub use state::State;

@@ -1,0 +1,285 @@
+//! The home's replicated state: what Raft agrees on, and nothing else.
+//! Telemetry stays out of it, so an idle home writes nothing.
+
+use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
+use crate::spec::{HomeSpec, OnDegraded};
+use crate::timing::Timing;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+/// Version of [`State`] as persisted; a newer one refuses to open under an older program.
+pub const STATE_VERSION: u32 = 1;
+
+/// How many events are kept.
+pub const EVENTS_MAX: usize = 500;
+
+/// How many invitations may be open at once.
+pub const TOKENS_MAX: usize = 64;
+
+/// Everything the members agree on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of this structure.
+    pub version: u32,
+    /// The home's name; `None` until founded.
+    pub home: Option<HomeName>,
+    /// Raised by `rescue` and `recover`; members of an older generation must rejoin.
+    pub generation: u64,
+    /// The home's times.
+    pub timing: Timing,
+    /// The home's certificate authority, PEM (public part).
+    pub authority_pem: String,
+    /// Members by number.
+    pub members: BTreeMap<NodeId, Member>,
+    /// The number the next member gets.
+    pub next_node: NodeId,
+    /// Open invitations by the BLAKE3 of their secret, hex.
+    pub tokens: BTreeMap<String, Invitation>,
+    /// What `apply` last declared.
+    pub declared: Option<Declared>,
+    /// Overrides made by the CLI of fields that YAML names.
+    pub overrides: Overrides,
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Volumes by name.
+    pub volumes: BTreeMap<VolumeName, Volume>,
+    /// Who holds the floating address.
+    pub address: Address,
+    /// Secrets sealed under the home key, by name.
+    pub secrets: BTreeMap<String, Sealed>,
+    /// Mail accounts made by the CLI, by service and local part.
+    pub mail_accounts: BTreeMap<ServiceName, BTreeMap<String, MailAccount>>,
+    /// Packed build contexts by their BLAKE3, hex: which are kept (bytes live beside the log).
+    pub contexts: BTreeMap<String, Vec<u8>>,
+    /// The last events, oldest first, at most [`EVENTS_MAX`].
+    pub events: VecDeque<Event>,
+    /// Number of the next event.
+    pub next_event: u64,
+    /// Events up to this number were mailed, or are not to be.
+    pub notified: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            version: STATE_VERSION,
+            home: None,
+            generation: 1,
+            timing: Timing::default(),
+            authority_pem: String::new(),
+            members: BTreeMap::new(),
+            next_node: 1,
+            tokens: BTreeMap::new(),
+            declared: None,
+            overrides: Overrides::default(),
+            services: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            address: Address::default(),
+            secrets: BTreeMap::new(),
+            mail_accounts: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            events: VecDeque::new(),
+            next_event: 1,
+            notified: 0,
+        }
+    }
+}
+
+/// A member: a radiator or a witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: RadiatorName,
+    /// Where the other members reach its listener.
+    pub address: SocketAddr,
+    /// What it is.
+    pub role: Role,
+    /// Set while it is `off`.
+    pub off: Option<Off>,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Heats, hosts services and votes.
+    Radiator,
+    /// Only votes; holds neither home key nor authority key.
+    Witness,
+}
+
+/// A radiator that is not to heat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Off {
+    /// Turns itself on again then.
+    pub until_ms: Option<UnixMs>,
+    /// Gives up its vote too, for its power will be cut.
+    pub power_off: bool,
+}
+
+/// An open invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Refused from then on.
+    pub expires_ms: UnixMs,
+}
+
+/// What `apply` declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Declared {
+    /// Raised with each `apply`.
+    pub revision: u64,
+    /// The YAML as given.
+    pub text: String,
+    /// The same, validated.
+    pub spec: HomeSpec,
+}
+
+/// Overrides of fields that YAML names, by the CLI.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// `thermidor target`, °C, by radiator.
+    pub targets_c: BTreeMap<RadiatorName, f64>,
+}
+
+/// A service's place in the home.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Raised each time the service gets an active, the same one included.
+    pub epoch: u64,
+    /// Whose instance may run; `None`: nobody's.
+    pub active: Option<NodeId>,
+    /// What the active is to do.
+    pub phase: Phase,
+    /// When the present active was chosen.
+    pub since_ms: UnixMs,
+    /// A person's wish, `thermidor move`; done or refused by the planner.
+    pub wish: Option<NodeId>,
+    /// When heat moved it, the last 24 hours' at most 32 times.
+    pub moved_ms: Vec<UnixMs>,
+    /// Radiators on which it died too often, and until when it is kept away from them.
+    pub avoid: BTreeMap<NodeId, UnixMs>,
+}
+
+/// What a service's active is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Serve.
+    Run,
+    /// Stop within the stop budget, detach the volumes, then report [`crate::Command::Stopped`].
+    Stop {
+        /// Who is to be next, if that is known.
+        next: Option<NodeId>,
+    },
+}
+
+/// A volume's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The one service that uses it.
+    pub service: ServiceName,
+    /// Size of the device, bytes.
+    pub size_bytes: u64,
+    /// How many replicas are wanted.
+    pub replicas_wanted: u32,
+    /// Below how many in-sync members it is degraded.
+    pub durability: u32,
+    /// What then.
+    pub on_degraded: OnDegraded,
+    /// TCP port of its volume process on every radiator.
+    pub port: u16,
+    /// Raised each time the volume gets an active, the same one included.
+    pub epoch: u64,
+    /// Whose volume process may take writes.
+    pub active: Option<NodeId>,
+    /// Who holds a replica, and its identity.
+    pub replicas: BTreeMap<NodeId, ReplicaId>,
+    /// Those that hold every acknowledged write.
+    pub in_sync: BTreeSet<NodeId>,
+    /// Raised with every change of `in_sync`; a change names the version it was computed from.
+    pub set_version: u64,
+}
+
+/// Who holds the floating address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Raised with each new holder.
+    pub epoch: u64,
+    /// Who may answer for it.
+    pub holder: Option<NodeId>,
+}
+
+/// Bytes encrypted under the home key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// 12-byte nonce.
+    pub nonce: [u8; 12],
+    /// ChaCha20-Poly1305 of the value, with the secret's name as associated data.
+    pub bytes: Vec<u8>,
+}
+
+/// A mail account made by the CLI.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailAccount {
+    /// SHA512-crypt, as Dovecot takes it.
+    pub password_hash: String,
+    /// Other local parts that reach it.
+    pub aliases: BTreeSet<String>,
+}
+
+/// Something worth telling a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, growing.
+    pub number: u64,
+    /// When.
+    pub at_ms: UnixMs,
+    /// How much it matters.
+    pub weight: Weight,
+    /// Two events of one key within an hour are mailed once.
+    pub key: String,
+    /// The sentence.
+    pub text: String,
+}
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Weight {
+    /// For the record.
+    Note,
+    /// Mailed.
+    Mail,
+}
+
+impl State {
+    /// The validated declaration, if there is one.
+    pub fn spec(&self) -> Option<&HomeSpec> {
+        self.declared.as_ref().map(|d| &d.spec)
+    }
+
+    /// A member's number by name.
+    pub fn node(&self, name: &RadiatorName) -> Option<NodeId> {
+        self.members.iter().find(|(_, m)| m.name == *name).map(|(id, _)| *id)
+    }
+
+    /// A member's name, or its number where it is no member (any more).
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.members.get(&node).map_or_else(|| format!("member {node}"), |m| m.name.to_string())
+    }
+
+    /// The volumes of a service.
+    pub fn volumes_of<'a>(
+        &'a self,
+        service: &'a ServiceName,
+    ) -> impl Iterator<Item = (&'a VolumeName, &'a Volume)> + 'a {
+        self.volumes.iter().filter(move |(_, v)| v.service == *service)
+    }
+
+    /// The members that hold data in sync for every volume of a service; all radiators if it has none.
+    pub fn holders(&self, service: &ServiceName) -> BTreeSet<NodeId> {
+        let radiators = self.members.iter().filter(|(_, m)| m.role == Role::Radiator).map(|(id, _)| *id);
+        self.volumes_of(service).fold(radiators.collect(), |set: BTreeSet<NodeId>, (_, v)| {
+            set.intersection(&v.in_sync).copied().collect()
+        })
+    }
+}

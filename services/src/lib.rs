@@ -1,0 +1,4 @@
+//! What a radiator runs: containers, recipes, volumes, ingress and the floating address.
+
+pub mod lease_page;
+pub mod link;
