@@ -9,8 +9,11 @@ pub mod check;
 pub mod command;
 pub mod name;
 pub mod observe;
+pub mod reconcile;
 pub mod spec;
 pub mod state;
+#[doc(hidden)]
+pub mod testing;
 pub mod timing;
 
 pub use command::{Command, Outcome, Proposal, Refusal};
