@@ -7,8 +7,11 @@
 pub mod apply;
 pub mod check;
 pub mod command;
+pub mod heat;
+pub mod membership;
 pub mod name;
 pub mod observe;
+pub mod placement;
 pub mod reconcile;
 pub mod spec;
 pub mod state;
