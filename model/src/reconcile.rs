@@ -85,8 +85,9 @@ pub enum Step {
         /// The epoch that ended.
         epoch: u64,
     },
-    /// This epoch can't be served any more (its device or lease was lost): ask for the next one.
-    AskAgain {
+    /// This epoch can't be served any more (its device or lease was lost): give the lease back,
+    /// and the home decides who serves in the next one.
+    GiveBack {
         /// The epoch that is spent.
         epoch: u64,
     },
@@ -172,12 +173,12 @@ fn run(state: &State, actual: &Actual, name: &ServiceName, service: &Service) ->
         let mounted = |v: &VolumeName| !matches!(actual.devices.get(v), Some(Device::Detached(_)));
         let volumes: BTreeSet<_> = found.spent.into_iter().filter(mounted).collect();
         return match volumes.is_empty() {
-            true => Step::AskAgain { epoch },
+            true => Step::GiveBack { epoch },
             false => Step::Detach { volumes, force: true },
         };
     }
     if fenced {
-        return Step::AskAgain { epoch };
+        return Step::GiveBack { epoch };
     }
     if actual.leases.get(name) != Some(&epoch) {
         return Step::Rest("waits for its lease");

@@ -61,7 +61,7 @@ fn a_planned_stop_is_container_then_volume_then_word() {
 }
 
 #[test]
-fn a_dead_volume_process_ends_the_container_and_asks_for_a_new_epoch() {
+fn a_dead_volume_process_ends_the_container_and_gives_the_lease_back() {
     let state = serving_home(3, ME);
     let mut actual = serving();
     actual.devices = [(box_volume(), Device::Absent)].into();
@@ -71,7 +71,7 @@ fn a_dead_volume_process_ends_the_container_and_asks_for_a_new_epoch() {
     actual.containers = container(false, 1);
     assert_eq!(next(&state, &actual), Step::Detach { volumes: only_box(), force: true });
     actual.devices = [(box_volume(), Device::Detached(1))].into();
-    assert_eq!(next(&state, &actual), Step::AskAgain { epoch: 1 }, "an epoch is attached once");
+    assert_eq!(next(&state, &actual), Step::GiveBack { epoch: 1 }, "an epoch is attached once");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_fenced_epoch_is_never_served_again() {
     actual.containers = container(false, 1);
     assert_eq!(next(&state, &actual), Step::Detach { volumes: only_box(), force: true });
     actual.devices = [(box_volume(), Device::Detached(1))].into();
-    assert_eq!(next(&state, &actual), Step::AskAgain { epoch: 1 });
+    assert_eq!(next(&state, &actual), Step::GiveBack { epoch: 1 });
 }
 
 #[test]
