@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod check;
 pub mod command;
+pub mod lease;
 pub mod name;
 pub mod observe;
 pub mod spec;
