@@ -9,6 +9,7 @@ pub mod check;
 pub mod command;
 pub mod heat;
 pub mod membership;
+pub mod lease;
 pub mod name;
 pub mod observe;
 pub mod placement;
