@@ -23,8 +23,8 @@ pub enum Request {
         /// Which.
         service: ServiceName,
     },
-    /// What is declared: the YAML's text, spec and revision.
-    Declared,
+    /// The state as applied here, for `apply` to compare with.
+    State,
     /// Declares a home anew.
     Apply {
         /// Revision it was computed from.

@@ -64,10 +64,11 @@ pub fn init(paths: &Paths, args: InitArgs) -> Result<(), Refused> {
         home: args.home.clone(),
         radiator: args.radiator.clone(),
         listen,
-        advertise: listen,
+        advertise: Some(listen),
         timing: Timing::default(),
     };
-    runtime()?.block_on(thermidor_raft::init(options)).map_err(refused)?;
+    thermidor_raft::init(&options).map_err(refused)?;
+    super::processes::remember_listener(paths, listen)?;
     println!("{} is founded; {} is its first radiator, at {listen}.", args.home, args.radiator);
     println!("Next: `thermidor run` here, then `thermidor invite` for each further machine.");
     Ok(())
@@ -89,10 +90,11 @@ pub fn join(paths: &Paths, args: JoinArgs) -> Result<(), Refused> {
         token: args.token,
         name: args.radiator.clone(),
         listen,
-        advertise: listen,
+        advertise: Some(listen),
         witness: args.witness,
     };
     runtime()?.block_on(thermidor_raft::join(options)).map_err(refused)?;
+    super::processes::remember_listener(paths, listen)?;
     println!("{} has joined, at {listen}. Next: `thermidor run` here.", args.radiator);
     Ok(())
 }

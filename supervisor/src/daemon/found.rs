@@ -7,7 +7,7 @@ use thermidor_model::observe::{Instance, Readiness, ReplicaReport};
 use thermidor_model::reconcile::{Actual, Container, Device};
 use thermidor_model::{ServiceName, VolumeName};
 use thermidor_services::docker;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// First and longest rest before a container that ended by itself is started again.
 const REST_FIRST: Duration = Duration::from_millis(500);
@@ -64,11 +64,26 @@ pub struct Found {
 }
 
 /// Shared between the tasks of one daemon; each holds it for a moment only.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Shared {
     found: Arc<Mutex<Found>>,
     /// Wakes the owner loop.
     pub wake: Arc<Notify>,
+    /// Has a report sent now.
+    pub report_now: Arc<Notify>,
+    /// Counts how often the containers were seen to change.
+    pub containers_changed: watch::Sender<u64>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            found: Arc::default(),
+            wake: Arc::default(),
+            report_now: Arc::default(),
+            containers_changed: watch::Sender::new(0),
+        }
+    }
 }
 
 impl Shared {

@@ -1,6 +1,7 @@
 //! The leader's loop: observe -> plan -> propose. Telemetry and grants stay in memory; a leader
 //! that is new knows nothing, and the planner knows that it knows nothing.
 
+use super::within;
 use crate::api::view::LeaderView;
 use futures::future::join_all;
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long one proposal may take before the leader looks again.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a change of the voters may take: a newcomer catches up first.
+const VOTERS_MAX: Duration = Duration::from_secs(10);
 
 /// A report older than this is none.
 const REPORT_MAX_NS: u64 = 2_000_000_000;
@@ -59,9 +63,8 @@ impl Leader {
     fn book(&self, leadership: &Leadership) -> MutexGuard<'_, Book> {
         // A panic while it was held can only have come from a plan; the book itself is whole.
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        if book.since_ns != leadership.since_ns {
-            let beginning = if leadership.by_election { Beginning::Elected } else { Beginning::Handed };
-            *book = Book::of(&self.node, leadership.since_ns, beginning);
+        if book.since_ns != leadership.since_boottime_ns {
+            *book = Book::of(&self.node, leadership.since_boottime_ns, Beginning::Handed);
         }
         book
     }
@@ -82,7 +85,7 @@ impl Leader {
         }
         self.node.barrier().await.map_err(|e| e.to_string())?;
         let leadership = self.leadership()?;
-        if leadership.since_ns != before.since_ns {
+        if leadership.since_boottime_ns != before.since_boottime_ns {
             return Err("leadership changed meanwhile".into());
         }
         let state = self.node.state().borrow().clone();
@@ -138,7 +141,7 @@ impl Leader {
             leases: state.services.keys().map(|s| (s.clone(), book.ledger.lease_of(&state, s, now))).collect(),
             address_lease: book.ledger.lease_of_address(&state, now),
             voters: leadership.voters.clone(),
-            leading_ms: now.saturating_sub(leadership.since_ns) / 1_000_000,
+            leading_ms: now.saturating_sub(leadership.since_boottime_ns) / 1_000_000,
         }
     }
 
@@ -197,7 +200,7 @@ impl Leader {
             return;
         }
         let failed = match &action {
-            Action::Propose(command) => match self.node.propose(command.clone(), PROPOSE_MAX).await {
+            Action::Propose(command) => match self.node.propose(command.clone(), within(PROPOSE_MAX)).await {
                 Ok(Outcome::Refused(refusal)) => {
                     if let Some((right, _)) = &barred {
                         self.book(leadership).ledger.unbar(right);
@@ -207,19 +210,14 @@ impl Leader {
                 Ok(_) => None,
                 Err(e) => Some(e.to_string()),
             },
-            Action::SetVoters(voters) => self.node.set_voters(voters.clone()).await.err().map(|e| e.to_string()),
-            Action::TransferLeader(to) => self.node.transfer_leader(*to).await.err().map(|e| e.to_string()),
+            Action::SetVoters(voters) => self.node.set_voters(voters.clone(), within(VOTERS_MAX)).await.err().map(|e| e.to_string()),
+            Action::TransferLeader(to) => self.node.transfer_leader(*to, within(PROPOSE_MAX)).await.err().map(|e| e.to_string()),
         };
         if let Some(why) = failed {
             // The next look computes it anew from what is true then.
             warn!(?action, "not done: {why}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-
-    /// Proposes on behalf of a person or of this radiator.
-    pub async fn propose(&self, command: Command, within: Duration) -> Result<Outcome, thermidor_raft::ProposeError> {
-        self.node.propose(command, within).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a person orders through the CLI, turned into commands of the home.
 
-use super::Context;
+use super::{Context, within};
 use crate::api::view::{Explanation, Home, LeaderView, VERSION};
 use crate::api::{Refused, Request};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ impl Context {
         if let Ok(view) = self.leader.view() {
             return Some(view);
         }
-        let bytes = self.node.call_leader("view", bytes::Bytes::new(), LOOK_MAX).await.ok()?;
+        let bytes = self.node.call_leader("view", bytes::Bytes::new(), within(LOOK_MAX)).await.ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
@@ -33,7 +33,7 @@ impl Context {
         match request {
             Request::Status => value(&Home::of(&state, self.leader_view().await.as_ref())),
             Request::Explain { service } => self.explain(service).await,
-            Request::Declared => value(&state.declared),
+            Request::State => value(&*state),
             Request::Secrets => value(&state.secrets.keys().collect::<Vec<_>>()),
             Request::MailAccounts { service } => mail_accounts(&state, &service),
             Request::Invite { ttl_s } => {
@@ -81,7 +81,7 @@ impl Context {
 
     /// Proposes, and says in words what became of it.
     async fn order(&self, command: Command) -> Result<Value, Refused> {
-        match self.node.propose(command, ORDER_MAX).await {
+        match self.node.propose(command, within(ORDER_MAX)).await {
             Ok(Outcome::Refused(refusal)) => Err(Refused::because(refusal.to_string())),
             Ok(outcome) => Ok(json!({ "done": format!("{outcome:?}") })),
             Err(e @ ProposeError::Unknown { .. }) => Err(Refused::because(format!(

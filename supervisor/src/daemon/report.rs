@@ -1,8 +1,8 @@
 //! What this radiator tells the leader, twice a second and when something happened.
 
-use super::Context;
+use super::climate::{Climate, Reading};
+use super::{Context, within};
 use super::leader::now;
-use crate::sensor;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::observe::{Readiness, Report};
@@ -12,7 +12,7 @@ use thermidor_model::{ServiceName, State};
 const REPORT_MAX: Duration = Duration::from_millis(800);
 
 /// Reports for as long as the daemon lives.
-pub async fn run(context: Context, mut climate: sensor::Climate) {
+pub async fn run(context: Context, mut climate: Climate) {
     let every = Duration::from_millis(context.node.state().borrow().timing.report_ms);
     loop {
         let state = context.node.state().borrow().clone();
@@ -28,7 +28,7 @@ pub async fn run(context: Context, mut climate: sensor::Climate) {
     }
 }
 
-fn draw(context: &Context, state: &State, climate: sensor::ClimateReading) -> Report {
+fn draw(context: &Context, state: &State, climate: Reading) -> Report {
     let found = context.shared.lock();
     let at = Instant::now();
     let declared = || state.services.keys();
@@ -58,6 +58,6 @@ async fn deliver(context: &Context, report: Report) -> anyhow::Result<()> {
         return Ok(());
     }
     let bytes = serde_json::to_vec(&report)?;
-    context.node.call_leader("report", bytes.into(), REPORT_MAX).await?;
+    context.node.call_leader("report", bytes.into(), within(REPORT_MAX)).await?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Carries one step out. Makes no choices: what to do and in which epoch was decided before.
 
-use super::Context;
+use super::{Context, within};
 use anyhow::{Context as _, bail};
 use std::time::Duration;
 use thermidor_model::reconcile::Step;
 use thermidor_model::{Command, Outcome, ServiceName};
+use thermidor_services::volume::{ControlError, Refused};
 
 /// How long the home may take to agree on something.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
@@ -20,8 +21,13 @@ pub async fn carry_out(context: &Context, service: &ServiceName, step: &Step) ->
         Step::Attach { epoch, volumes } => {
             context.guard_expects(service, *epoch).await?;
             for (volume, volume_epoch) in volumes {
-                let attached = context.volumes.attach(volume, *volume_epoch).await;
-                attached.with_context(|| format!("attaching {volume}"))?;
+                match context.volumes.attach(volume, *volume_epoch, *epoch).await {
+                    // Its process knows better than we do: a crash after it was attached.
+                    Err(ControlError::Refused { why: Refused::SpentEpoch { .. }, .. }) => {
+                        return give_back(context, service, *epoch).await;
+                    }
+                    attached => attached.with_context(|| format!("attaching {volume}"))?,
+                }
             }
         }
         Step::Start { epoch } => start(context, service, *epoch).await?,
@@ -38,13 +44,16 @@ pub async fn carry_out(context: &Context, service: &ServiceName, step: &Step) ->
             let node = context.node.id();
             propose(context, Command::Stopped { service: service.clone(), epoch_was: *epoch, node }).await?;
         }
-        Step::GiveBack { epoch } => {
-            context.guard.release(service, *epoch).await.context("giving the lease back")?;
-            // The leader hears of it with the guard's next request.
-            tokio::time::sleep(GIVE_BACK_REST).await;
-        }
+        Step::GiveBack { epoch } => give_back(context, service, *epoch).await?,
     }
     context.shared.wake.notify_one();
+    Ok(())
+}
+
+async fn give_back(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+    context.guard.release(service, epoch).await.context("giving the lease back")?;
+    // The leader hears of it with the guard's next request.
+    tokio::time::sleep(GIVE_BACK_REST).await;
     Ok(())
 }
 
@@ -82,7 +91,7 @@ async fn kill(context: &Context, service: &ServiceName) -> anyhow::Result<()> {
 }
 
 async fn propose(context: &Context, command: Command) -> anyhow::Result<()> {
-    match context.node.propose(command, PROPOSE_MAX).await? {
+    match context.node.propose(command, within(PROPOSE_MAX)).await? {
         Outcome::Refused(refusal) => bail!("{refusal}"),
         _ => Ok(()),
     }
