@@ -3,6 +3,7 @@
 
 mod compose;
 mod cross;
+mod difference;
 mod environment;
 mod fields;
 mod home;
@@ -11,15 +12,18 @@ mod ports;
 mod radiator;
 mod recipe;
 mod report;
+mod schema;
 mod service;
 mod tree;
 mod units;
 mod volumes;
 mod words;
 
+pub use difference::{Change, Difference, Kind, difference};
 pub use home::parse;
 pub use interpolate::parse_env_file;
 pub use report::{Notice, Place, Problem, SpecErrors};
+pub use schema::schema;
 pub use tree::TEXT_MAX_BYTES;
 
 use crate::name::{HomeName, RadiatorName, ServiceName, VolumeName};

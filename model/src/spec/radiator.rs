@@ -194,7 +194,7 @@ fn program(node: &Node, path: &str, findings: &mut Findings) -> Option<Vec<Strin
 
 fn simulated(key: &Key, node: &Node, path: &str, findings: &mut Findings) -> Option<SensorSpec> {
     let mut fields = Fields::of(node, key.place, path, findings)?;
-    let mut degrees = |name: &str, fields: &mut Fields<'_>, findings: &mut Findings| {
+    let degrees = |name: &str, fields: &mut Fields<'_>, findings: &mut Findings| {
         let node = fields.need(name, "15", findings)?;
         temperature(node, &fields.at(name), -60.0..=100.0, findings)
     };

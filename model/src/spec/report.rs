@@ -125,7 +125,7 @@ impl SpecErrors {
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(100)
             .with_wrap_lines(false)
-            .with_context_lines(0)
+            .with_context_lines(1)
             .with_links(false);
         let source = NamedSource::new(&self.file_name, self.text.clone());
         let mut out = String::new();

@@ -36,6 +36,7 @@ const SECOND_MS: u64 = 1000;
 pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut Findings) -> Option<Draft> {
     let path = format!("services.{}", key.text);
     let mut fields = Fields::of(node, key.place, &path, findings)?;
+    let before = findings.problems.len();
     let recipe = recipe::read(&mut fields, findings);
     let defaults = recipe.as_ref().map(recipe::defaults).unwrap_or_default();
 
@@ -43,7 +44,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
         fields.take("image").and_then(|n| filled(n, &fields.at("image"), findings)).map(str::to_string);
     let build = fields.take("build").and_then(|n| volumes::read_build(n, &path, findings));
     let has_source = fields_have_source(&image, &build, &recipe);
-    if !has_source && findings.problems.iter().all(|p| p.place.line < key.place.line) {
+    if !has_source && findings.problems.len() == before {
         findings
             .error(key.place, format!("`{path}` has nothing to run"))
             .help("give it an `image:`, a `build:` folder or a `recipe:` (mail, yacy)");
@@ -60,7 +61,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
         None => Vec::new(),
     };
     if let (Some(at), true) = (defaults.volume_path, mounts.is_empty())
-        && findings.problems.iter().all(|p| p.place.line < key.place.line)
+        && findings.problems.len() == before
     {
         findings.error(key.place, format!("`{path}` keeps its data in {at}, which needs a volume")).help(
             format!(
@@ -203,7 +204,7 @@ fn read_place(node: &Node, path: &str, findings: &mut Findings) -> (PlaceSpec, V
 fn health(node: &Node, path: &str, findings: &mut Findings) -> Option<HealthSpec> {
     let path = format!("{path}.healthcheck");
     let mut fields = Fields::of(node, node.place, &path, findings)?;
-    let mut time = |key: &str, default_ms: u64, fields: &mut Fields<'_>, findings: &mut Findings| {
+    let time = |key: &str, default_ms: u64, fields: &mut Fields<'_>, findings: &mut Findings| {
         let range = 0..=24 * STOP_MAX_MS;
         fields.take(key).and_then(|n| duration(n, &fields.at(key), range, findings)).unwrap_or(default_ms)
     };

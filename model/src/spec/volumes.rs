@@ -146,8 +146,9 @@ fn long(node: &Node, path: &str, findings: &mut Findings) -> Option<MountSpec> {
             findings.notice(key.place, format!("`{ignored}` is ignored: the volume is this service's own"));
         }
     }
-    for of_bind in ["bind", "tmpfs"] {
-        drop(fields.take(of_bind));
+    // Refused by their `type` below, with its alternative.
+    for refused_by_type in ["bind", "tmpfs"] {
+        fields.take(refused_by_type);
     }
     fields.finish(&["type", "source", "target", "read_only"], findings);
     let target = target?;
