@@ -8,6 +8,9 @@ use crate::command::Command;
 use crate::name::NodeId;
 use crate::observe::Lease;
 
+/// How long a fresh leader leaves an unheld address for the first service to come up, ms.
+const IDLE_WAIT_MS: u64 = 10_000;
+
 /// Decides about the address's holder.
 pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     let address = &view.state.address;
@@ -34,13 +37,18 @@ fn is_off(view: &View<'_>, node: NodeId) -> bool {
     view.state.members.get(&node).is_some_and(|m| m.off.is_some())
 }
 
-/// The principal service's active; else the holder; else any radiator: those that are on first.
+/// The principal service's active; else the holder; else any service's active; else, when no
+/// service came up in time, any radiator: those that are on first.
 fn wanted(view: &View<'_>) -> Option<NodeId> {
-    let active = view.principal().and_then(|name| view.state.services.get(name)?.active);
+    let services = &view.state.services;
     let able = |node: &NodeId| view.heard(*node) && view.lively(*node);
-    let present = view.state.address.holder.filter(|h| !is_off(view, *h));
-    active
+    let principal = view.principal().and_then(|name| services.get(name)?.active);
+    let holder = view.state.address.holder.filter(|h| !is_off(view, *h));
+    let patient = view.observed.leading_ms < IDLE_WAIT_MS && view.state.address.holder.is_none();
+    let any = || view.radiators().map(|(id, _)| id).filter(able).min_by_key(|id| (is_off(view, *id), *id));
+    principal
         .filter(able)
-        .or(present.filter(able))
-        .or_else(|| view.radiators().map(|(id, _)| id).filter(able).min_by_key(|id| (is_off(view, *id), *id)))
+        .or(holder.filter(able))
+        .or_else(|| services.values().filter_map(|s| s.active).find(able))
+        .or_else(|| if patient { None } else { any() })
 }

@@ -42,7 +42,7 @@ pub const ENDED_MAX: u32 = 5;
 /// How long a service is kept away from a radiator on which it kept ending, ms.
 pub const AVOID_MS: u64 = 10 * 60 * 1000;
 
-/// How long after the last event of a volume a replica that was taken out is made anew, ms.
+/// How long after a replica was taken out it is made anew on the same radiator, ms.
 pub const REPLICA_AGAIN_MS: u64 = 10_000;
 
 /// The moment for which is planned.
@@ -102,8 +102,8 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Plan {
     home::members(state, observed, now, &mut plan.actions);
     let Some(spec) = state.spec() else { return plan };
     let view = View { state, observed, now, spec };
-    volumes::reconcile(&view, &mut plan.actions);
     service::reconcile(&view, &mut plan);
+    volumes::reconcile(&view, &mut plan.actions);
     address::reconcile(&view, &mut plan.actions);
     plan
 }

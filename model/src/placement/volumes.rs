@@ -12,9 +12,17 @@ use crate::spec::ServiceSpec;
 use crate::state::{State, Volume};
 use std::collections::BTreeSet;
 
-/// Decides about every declared volume's replicas.
+/// Decides about every declared volume's replicas. A volume whose service gets a new active in
+/// this very plan waits for the next: each of the two would make the other stale.
 pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
-    for (name, volume) in &view.state.volumes {
+    let activated: BTreeSet<ServiceName> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Propose(Command::Activate { service, .. }) => Some(service.clone()),
+            _ => None,
+        })
+        .collect();
+    for (name, volume) in view.state.volumes.iter().filter(|(_, v)| !activated.contains(&v.service)) {
         let spec = view.spec.services.get(&volume.service).filter(|_| view.spec.volumes.contains_key(name));
         let Some(spec) = spec else { continue };
         let here = Here { view, name, volume, spec };
@@ -113,11 +121,6 @@ impl Here<'_> {
         if self.good_count() >= wanted {
             return None;
         }
-        let key = format!("volume/{}", self.name);
-        let last = view.state.events.iter().rev().find(|e| e.key == key);
-        if last.is_some_and(|e| within(view.now, e.at_ms, REPLICA_AGAIN_MS)) {
-            return None;
-        }
         let first = volume.replicas.is_empty() && volume.epoch == 0;
         if first && !view.settled() {
             return None;
@@ -140,6 +143,7 @@ impl Here<'_> {
                     && view.heard(*id)
                     && !m.off.is_some_and(|off| off.power_off)
                     && !self.failed_on(*id)
+                    && !self.taken_out_lately(*id)
             })
             .map(|(id, _)| id)
             .collect();
@@ -163,6 +167,14 @@ impl Here<'_> {
         let failed = report.and_then(|r| r.images.get(self.service()));
         matches!(failed, Some(Readiness::Failed(_)))
             || feasible(self.view, self.service(), self.spec, node).is_err_and(|o| !o.passing)
+    }
+
+    /// Whether its replica was taken out so lately that a broken disk could fill the log.
+    fn taken_out_lately(&self, node: NodeId) -> bool {
+        let view = self.view;
+        let text = view.state.kept_no_more(self.name, node);
+        let last = view.state.events.iter().rev().find(|e| e.text == text);
+        last.is_some_and(|e| within(view.now, e.at_ms, REPLICA_AGAIN_MS))
     }
 
     /// Who holds the service's other volumes, if it has any with replicas.
