@@ -9,6 +9,7 @@ pub mod check;
 pub mod command;
 pub mod name;
 pub mod observe;
+pub mod replication;
 pub mod spec;
 pub mod state;
 pub mod timing;
