@@ -36,6 +36,7 @@
 //! Active::is_idle(&self) -> bool, into_image(self) -> Image
 //! Follower::start(image: Image, limits: Limits) -> Follower
 //! Follower::handle(&mut self, now_ms: u64, event: FollowerEvent) -> Vec<FollowerEffect>
+//! Follower::retire(&mut self) -> Vec<FollowerEffect>     closes the session, for a change of roles
 //! Follower::header(&self) -> &ImageHeader, is_idle(&self) -> bool, into_image(self) -> Image
 //! ```
 
@@ -44,8 +45,8 @@ mod follower;
 mod frame;
 mod local;
 
-pub use active::{Answer, CannotServe, DeviceOp, Effect, Event, Progress};
-pub use follower::{FollowerEffect, FollowerEvent};
+pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+pub use follower::{Follower, FollowerEffect, FollowerEvent};
 pub use frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 pub use local::{LocalEffect, LocalEvent};
 
@@ -62,7 +63,8 @@ pub struct Limits {
     pub ring_bytes: u64,
     /// Sent to one replica and not yet stored there, bytes. In sync: the device waits; else: it falls behind.
     pub window_bytes: u64,
-    /// Extents that may stay marked; what was marked longest ago and is clean is unmarked beyond it.
+    /// Extents that may stay marked; what was written longest ago and is clean is unmarked beyond it.
+    /// At twice as many dirty ones the device waits for a flush.
     pub marked_max: usize,
     /// Extents copied to one replica at a time.
     pub copies_max: usize,

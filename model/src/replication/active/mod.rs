@@ -1,192 +1,286 @@
 //! The active's side: numbers the device's operations, streams them, answers flushes, and keeps
 //! the in-sync set true through Raft.
 
-use super::frame::{Frame, Op};
-use super::local::{LocalEffect, LocalEvent};
-use crate::command::Command;
-use crate::name::NodeId;
+mod catch_up;
+mod device;
+mod event;
+mod peer;
+mod set;
+
+pub use event::{Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+
+use super::frame::{Frame, Image, Op};
+use super::local::{Local, LocalEvent};
+use super::{Limits, Rules};
+use crate::name::{NodeId, VolumeName};
 use crate::state::Volume;
+use device::Flush;
+use peer::Peer;
+use set::Proposed;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// What the kernel asks of the device. Reads do not come here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceOp {
-    /// Write, discard or zero.
-    Change(Op),
-    /// Make everything answered so far durable.
-    Flush,
+/// How often a session is pinged, ms.
+const PING_MS: u64 = 100;
+
+/// The number of the tail: what every epoch begins with, the marked extents as its first operation.
+const TAIL: u64 = 1;
+
+/// The active of one volume, for one epoch.
+#[derive(Debug)]
+pub struct Active {
+    me: NodeId,
+    volume: VolumeName,
+    limits: Limits,
+    rules: Rules,
+    config: Volume,
+    local: Local,
+    /// The last number given.
+    seq: u64,
+    /// The last change of each extent, in this epoch.
+    last_change: BTreeMap<u64, u64>,
+    /// The last change of any.
+    changed: u64,
+    ring: VecDeque<(u64, Op)>,
+    ring_bytes: u64,
+    /// The ring holds every change after this number.
+    ring_after: u64,
+    waiting: VecDeque<(u64, DeviceOp)>,
+    /// Changes that the kernel waits for: their request by number.
+    unanswered: BTreeMap<u64, u64>,
+    flushes: VecDeque<Flush>,
+    /// Durable here.
+    local_durable: u64,
+    /// Durable on every member that counted, ever growing.
+    all_durable: u64,
+    peers: BTreeMap<NodeId, Peer>,
+    /// No change of this extent is begun, so that it can be copied.
+    held: Option<u64>,
+    proposed: Option<Proposed>,
+    propose_after_ms: u64,
+    /// An addition whose outcome is not known: who, and from which set version.
+    maybe_in: Option<(NodeId, u64)>,
+    lease_until_ms: u64,
+    fenced: bool,
+    started: bool,
+    detaching: bool,
+    now_ms: u64,
+    pinged_ms: u64,
+    out: Vec<Effect>,
 }
 
-/// What became of the active's own proposal. There is one at most at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// Applied; the new set version.
-    Set(u64),
-    /// `apply` refused it.
-    Refused,
-    /// No answer (timeout, no leader, leader changed): it may still be applied, also much later.
-    Unknown,
-}
+impl Active {
+    /// Begins an epoch on this radiator's image.
+    pub fn start(
+        me: NodeId,
+        volume: &VolumeName,
+        config: &Volume,
+        image: Image,
+        lease_until_ms: u64,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<(Self, Vec<Effect>), CannotServe> {
+        Self::with_rules(me, volume, config, image, lease_until_ms, limits, Rules::default(), now_ms)
+    }
 
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The kernel asks. Its payload is held by the shell under `request`.
-    Device {
-        /// FUSE's unique number, or any other.
-        request: u64,
-        /// What.
-        op: DeviceOp,
-    },
-    /// The local image answered.
-    Local(LocalEvent),
-    /// A session to a replica stands; the machine will say `Hello`.
-    Connected {
-        /// On which radiator.
-        replica: NodeId,
-        /// A number never used before.
-        session: u64,
-    },
-    /// A frame came from a replica.
-    Frame {
-        /// From which radiator.
-        replica: NodeId,
-        /// On which session.
-        session: u64,
-        /// What it says.
-        frame: Frame,
-    },
-    /// A session ended.
-    Closed {
-        /// To which radiator.
-        replica: NodeId,
-        /// Which session.
-        session: u64,
-    },
-    /// Answers [`Effect::Compare`].
-    Compared {
-        /// Which replica.
-        replica: NodeId,
-        /// Which session.
-        session: u64,
-        /// The extents whose local hash differs from the given one.
-        differing: Vec<u64>,
-    },
-    /// The volume as the local Raft node has applied it; whenever it changes.
-    Config(Volume),
-    /// Answers [`Effect::Propose`].
-    Answered(Answer),
-    /// The service's lease is held until then; read it before every batch of events.
-    Lease {
-        /// CLOCK_BOOTTIME ms.
-        until_ms: u64,
-    },
-    /// The file system is unmounted: make all durable everywhere, then [`Effect::Detached`].
-    Detach,
-    /// Time has passed.
-    Tick,
-}
+    /// For tests that break a rule.
+    #[allow(clippy::too_many_arguments)] // everything an epoch begins from
+    pub fn with_rules(
+        me: NodeId,
+        volume: &VolumeName,
+        config: &Volume,
+        image: Image,
+        lease_until_ms: u64,
+        limits: Limits,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<(Self, Vec<Effect>), CannotServe> {
+        let header = &image.header;
+        if config.active != Some(me) || !config.in_sync.contains(&me) {
+            return Err(CannotServe::NotActive);
+        }
+        let expected = config.replicas.get(&me);
+        if expected != Some(&header.replica) || header.volume != *volume {
+            return Err(CannotServe::Foreign {
+                found: format!("{} of {}", header.replica, header.volume),
+                expected: expected.map_or_else(|| "none".into(), |id| format!("{id} of {volume}")),
+            });
+        }
+        if header.failed {
+            return Err(CannotServe::Failed);
+        }
+        if header.torn {
+            return Err(CannotServe::Torn);
+        }
+        if header.promised >= config.epoch {
+            return Err(CannotServe::EpochUsed { epoch: config.epoch, promised: header.promised });
+        }
+        let last_change = image.marked.iter().map(|extent| (*extent, TAIL)).collect();
+        let mut local = Local::new(image, TAIL, limits.marked_max, rules.mark_first);
+        (local.header.promised, local.header.epoch) = (config.epoch, config.epoch);
+        local.header.durable_seq = 0;
+        local.save_header();
+        let mut active = Self {
+            me,
+            volume: volume.clone(),
+            limits,
+            rules,
+            config: config.clone(),
+            local,
+            seq: TAIL,
+            last_change,
+            changed: TAIL,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            ring_after: TAIL,
+            waiting: VecDeque::new(),
+            unanswered: BTreeMap::new(),
+            flushes: VecDeque::new(),
+            local_durable: 0,
+            all_durable: 0,
+            peers: BTreeMap::new(),
+            held: None,
+            proposed: None,
+            propose_after_ms: now_ms,
+            maybe_in: None,
+            lease_until_ms,
+            fenced: false,
+            started: false,
+            detaching: false,
+            now_ms,
+            pinged_ms: now_ms,
+            out: Vec::new(),
+        };
+        active.renew_peers();
+        for node in config.in_sync.iter() {
+            if let Some(peer) = active.peers.get_mut(node) {
+                peer.base_in_set = true;
+            }
+        }
+        active.pump();
+        let effects = std::mem::take(&mut active.out);
+        Ok((active, effects))
+    }
 
-/// What the shell is to do, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Something with the local image.
-    Local(LocalEffect),
-    /// The request's payload is known by this number from now on.
-    Number {
-        /// Which request.
-        request: u64,
-        /// Its number.
-        seq: u64,
-    },
-    /// Payloads up to this number are not needed any more.
-    Forget {
-        /// The number.
-        up_to: u64,
-    },
-    /// Send a frame (and its payload).
-    Send {
-        /// To which radiator.
-        replica: NodeId,
-        /// On which session.
-        session: u64,
-        /// What.
-        frame: Frame,
-    },
-    /// End a session.
-    Close {
-        /// To which radiator.
-        replica: NodeId,
-        /// Which session.
-        session: u64,
-        /// For the log.
-        why: String,
-    },
-    /// Hash these extents of the local image and answer with [`Event::Compared`].
-    Compare {
-        /// Which replica.
-        replica: NodeId,
-        /// Which session.
-        session: u64,
-        /// Extent and the replica's BLAKE3 of it.
-        hashes: Vec<(u64, [u8; 32])>,
-    },
-    /// Answer the kernel: done, or EIO.
-    Reply {
-        /// Which request.
-        request: u64,
-        /// `false`: EIO.
-        ok: bool,
-    },
-    /// Propose a `DropFromSet` or `JoinSet` and bring back the [`Answer`].
-    Propose(Command),
-    /// Once: from now on every request gets EIO. Close the sessions, end the service here, ask for a hand-over.
-    Fenced {
-        /// For people.
-        why: String,
-    },
-    /// Answers [`Event::Detach`]: all is durable on every in-sync member.
-    Detached,
-}
+    /// Whether reads may be answered and the device is not failed.
+    pub fn serving(&self, now_ms: u64) -> bool {
+        !self.fenced && now_ms < self.lease_until_ms
+    }
 
-/// Why a radiator cannot be this epoch's active.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CannotServe {
-    /// Raft says somebody else, or nobody.
-    #[error("another radiator is active, or none")]
-    NotActive,
-    /// The image is not the member that Raft knows.
-    #[error("the image here is replica {found}, not the member {expected}")]
-    Foreign {
-        /// In the header.
-        found: String,
-        /// In Raft.
-        expected: String,
-    },
-    /// The image had an I/O error.
-    #[error("the image here had an I/O error")]
-    Failed,
-    /// A catch-up was under way.
-    #[error("the image here is of no one moment: a catch-up was under way")]
-    Torn,
-    /// An earlier life of this process used the epoch, or a newer one is known: ask for `Activate` with `Why::Again`.
-    #[error("epoch {epoch} cannot be used: epoch {promised} is promised")]
-    EpochUsed {
-        /// The epoch in Raft.
-        epoch: u64,
-        /// The one in the header.
-        promised: u64,
-    },
-}
+    /// Whether nothing is under way at the image.
+    pub fn is_idle(&self) -> bool {
+        self.local.is_idle()
+    }
 
-/// How far a replica is, for status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Whether a session stands and the replica proved who it is.
-    pub connected: bool,
-    /// Whether it counts for flushes.
-    pub counted: bool,
-    /// Extents still to be compared or copied.
-    pub extents_left: u64,
-    /// Durable up to this number of the epoch.
-    pub durable_seq: u64,
+    /// The image as the next machine finds it. Only when fenced or detached, and idle.
+    pub fn into_image(self) -> Image {
+        self.local.into_image()
+    }
+
+    /// The epoch it serves in.
+    pub fn epoch(&self) -> u64 {
+        self.config.epoch
+    }
+
+    /// Who is in sync, as this active knows it.
+    pub fn in_sync(&self) -> &BTreeSet<NodeId> {
+        &self.config.in_sync
+    }
+
+    /// How far each other replica is.
+    pub fn progress(&self) -> BTreeMap<NodeId, Progress> {
+        let extents = self.extents();
+        let of = |(node, peer): (&NodeId, &Peer)| {
+            let progress = Progress {
+                connected: peer.stream.is_some(),
+                counted: self.counted(*node),
+                extents_left: peer.stream.as_ref().map_or(0, |s| s.left(extents)),
+                durable_seq: peer.durable,
+            };
+            (*node, progress)
+        };
+        self.peers.iter().map(of).collect()
+    }
+
+    /// One step.
+    pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Effect> {
+        self.now_ms = self.now_ms.max(now_ms);
+        if let Event::Lease { until_ms } = event {
+            self.lease_until_ms = until_ms;
+        }
+        if self.now_ms >= self.lease_until_ms {
+            self.fence("the lease ended".into());
+        }
+        match event {
+            Event::Device { request, op } => self.waiting.push_back((request, op)),
+            Event::Local(LocalEvent::Failed { error }) => self.disk_failed(error),
+            Event::Local(event) => self.answered_locally(&event),
+            Event::Connected { replica, session } => self.connected(replica, session),
+            Event::Frame { replica, session, frame } => self.frame(replica, session, frame),
+            Event::Closed { replica, session } => self.closed(replica, session),
+            Event::Compared { replica, session, differing } => self.compared(replica, session, &differing),
+            Event::Config(volume) => self.configured(volume),
+            Event::Answered(answer) => self.answered(&answer),
+            Event::Detach => self.detach(),
+            Event::Lease { .. } | Event::Tick => {}
+        }
+        self.pump();
+        std::mem::take(&mut self.out)
+    }
+
+    /// Everything that can go on now.
+    fn pump(&mut self) {
+        if !self.started && !self.fenced && self.local.header_saved() {
+            self.started = true;
+            self.greet_all();
+        }
+        if self.fenced {
+            self.refuse_all();
+        } else if self.started {
+            self.ping();
+            self.pump_peers();
+            self.pump_device();
+            self.pump_flushes();
+            self.pump_set();
+        }
+        let mut out = Vec::new();
+        self.local.pump(&mut out);
+        self.out.extend(out.into_iter().map(Effect::Local));
+    }
+
+    fn extents(&self) -> u64 {
+        self.config.size_bytes.div_ceil(super::EXTENT_BYTES)
+    }
+
+    fn send(&mut self, replica: NodeId, session: u64, frame: Frame) {
+        self.out.push(Effect::Send { replica, session, frame });
+    }
+
+    fn ping(&mut self) {
+        if self.now_ms < self.pinged_ms + PING_MS {
+            return;
+        }
+        self.pinged_ms = self.now_ms;
+        let sessions: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|(n, p)| p.stream.as_ref().and(p.session).map(|s| (*n, s)))
+            .collect();
+        for (node, session) in sessions {
+            self.send(node, session, Frame::Ping);
+        }
+    }
+
+    /// The device fails from now on; sticky.
+    fn fence(&mut self, why: String) {
+        if !self.fenced {
+            self.fenced = true;
+            self.local.drop_queued();
+            self.out.push(Effect::Fenced { why });
+        }
+    }
+
+    fn disk_failed(&mut self, error: String) {
+        self.fence(format!("the disk here failed: {error}"));
+        self.local.failed();
+    }
 }
