@@ -14,6 +14,7 @@ pub mod name;
 pub mod observe;
 pub mod placement;
 pub mod reconcile;
+pub mod replication;
 pub mod spec;
 pub mod state;
 #[doc(hidden)]
