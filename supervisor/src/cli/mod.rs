@@ -165,9 +165,8 @@ enum Verb {
     /// The process of one local replica; started by the daemon.
     #[command(hide = true)]
     VolumeProcess(processes::VolumeArgs),
-    /// The client that the demo and the tests use.
-    #[command(hide = true)]
-    DemoClient(crate::demo::client::ClientArgs),
+    #[command(flatten)]
+    Lab(crate::demo::DemoCommand),
     /// Completions for a shell.
     Completions {
         /// Which.
@@ -244,7 +243,7 @@ pub fn main(cli: Cli) -> Result<(), Refused> {
     let paths = Paths::of(&cli.data);
     match cli.verb {
         Verb::Demo(args) => crate::demo::main(args.keep),
-        Verb::DemoClient(args) => crate::demo::client::main(args),
+        Verb::Lab(command) => command.run().map(drop).map_err(|e| Refused::because(format!("{e:#}"))),
         Verb::Doctor => doctor::main(&paths),
         Verb::Init(args) => home::init(&paths, args),
         Verb::Invite { ttl } => home::invite(&paths, &ttl),
