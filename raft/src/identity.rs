@@ -8,7 +8,8 @@ mod tls;
 pub use authority::{Authority, SERVER_NAME, peer_of};
 pub(crate) use authority::{MemberKey, fingerprint_of};
 pub use home_key::HomeKey;
-pub(crate) use tls::{pinned_client, server_name};
+pub(crate) use tls::pinned_client;
+pub use tls::server_name;
 
 use crate::{codec, disk};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};

@@ -5,6 +5,8 @@ use crate::types::{C, Raft};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use thermidor_model::NodeId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,9 @@ pub struct Leadership {
     pub is_me: bool,
     /// CLOCK_BOOTTIME, ns, at which `is_me` became true; 0 while it is not.
     pub since_boottime_ns: u64,
+    /// It came by an election in which no voter had heard a leader for `election_max_ms`; false after
+    /// a transfer, and for the only voter of a home, whose earlier self may have granted just before.
+    pub by_election: bool,
     /// Raft's term: raised with every election.
     pub term: u64,
     /// The present voters.
@@ -27,8 +32,11 @@ pub struct Leadership {
     pub failed: Option<String>,
 }
 
+/// A leadership that begins so soon after this member was asked to take over came by transfer, ns.
+const HANDED_NS: u64 = 5_000_000_000;
+
 /// What metrics say, given what was seen before.
-fn seen(metrics: &RaftMetrics<C>, before: &Leadership) -> Leadership {
+fn seen(metrics: &RaftMetrics<C>, before: &Leadership, handed_ns: u64) -> Leadership {
     let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
     let alone = voters.len() == 1 && voters.contains(&metrics.id);
     let is_me = metrics.state == ServerState::Leader
@@ -40,20 +48,24 @@ fn seen(metrics: &RaftMetrics<C>, before: &Leadership) -> Leadership {
         (true, false) => boottime_ns(),
         (false, _) => 0,
     };
+    let by_election = match same {
+        true => before.by_election,
+        false => is_me && !alone && boottime_ns().saturating_sub(handed_ns) > HANDED_NS,
+    };
     let failed = metrics.running_state.as_ref().err().map(ToString::to_string);
     let leader = if failed.is_none() { metrics.current_leader } else { None };
     let is_me = is_me && failed.is_none();
-    Leadership { leader, is_me, since_boottime_ns, term: metrics.current_term, voters, failed }
+    Leadership { leader, is_me, since_boottime_ns, by_election, term: metrics.current_term, voters, failed }
 }
 
 /// Follows Raft's metrics for as long as the member runs.
-pub(crate) fn follow(raft: &Raft, stop: CancellationToken) -> watch::Receiver<Leadership> {
+pub(crate) fn follow(raft: &Raft, handed: Arc<AtomicU64>, stop: CancellationToken) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
-    let first = seen(&metrics.borrow_watched(), &Leadership::default());
+    let first = seen(&metrics.borrow_watched(), &Leadership::default(), handed.load(Relaxed));
     let (tell, told) = watch::channel(first);
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while metrics.changed().await.is_ok() {
-            let now = seen(&metrics.borrow_watched(), &tell.borrow());
+            let now = seen(&metrics.borrow_watched(), &tell.borrow(), handed.load(Relaxed));
             tell.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;

@@ -20,6 +20,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thermidor_model::{Command, NodeId, State};
@@ -118,6 +119,8 @@ pub(crate) struct Inner {
     pub(crate) arriving: Mutex<Arriving>,
     /// No vote is granted before: see [`Node::start`].
     pub(crate) votes_from: Instant,
+    /// CLOCK_BOOTTIME, ns, at which a leader last asked this member to take over; 0: never.
+    pub(crate) handed: Arc<AtomicU64>,
     state: watch::Receiver<Arc<State>>,
     leadership: watch::Receiver<Leadership>,
     standing: watch::Sender<Standing>,
@@ -174,10 +177,12 @@ impl Node {
             heard_generation: identity.generation,
             expelled: false,
         };
+        let handed = Arc::new(AtomicU64::new(0));
         let node = Self(Arc::new(Inner {
             votes_from: Instant::now() + Duration::from_millis(timing.election_max_ms),
             state: state.clone(),
-            leadership: leadership::follow(&raft, stop.clone()),
+            leadership: leadership::follow(&raft, handed.clone(), stop.clone()),
+            handed,
             standing: watch::Sender::new(standing),
             barriers: Barriers::start(raft.clone(), stop.clone()),
             changing: tokio::sync::Mutex::default(),

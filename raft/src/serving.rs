@@ -119,6 +119,7 @@ async fn raft(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byte
         }
         "raft/transfer" => {
             let request: TransferLeaderRequest<C> = decode(&body)?;
+            node.0.handed.store(crate::boottime_ns(), std::sync::atomic::Ordering::Relaxed);
             encode(&raft.handle_transfer_leader(request).await.map_err(|e| failed(&e))?)
         }
         _ => {

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use thermidor_model::spec::NotifySpec;
 use thermidor_model::state::{State, Weight};
-use thermidor_model::{NodeId, UnixMs};
+use thermidor_model::NodeId;
+use thermidor_model::name::UnixMs;
 
 /// Two events of one key within this span are mailed once, ms.
 const SAME_KEY_MS: u64 = 3_600_000;

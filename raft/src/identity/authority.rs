@@ -98,6 +98,18 @@ impl Authority {
         self.sign(&request.public_key, home, node, generation)
     }
 
+    /// A certificate and its key, PEM, for a service under a host name. It names no member and
+    /// serves servers only, so nobody passes for a radiator with it.
+    pub fn issue_for_service(&self, host: &str) -> Result<(String, String), IdentityError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![host.to_string()])?;
+        params.distinguished_name.push(DnType::CommonName, host);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        validity(&mut params);
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+    }
+
     fn sign(
         &self,
         key: &impl PublicKeyData,

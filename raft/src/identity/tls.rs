@@ -18,7 +18,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The name to dial members by.
-pub(crate) fn server_name() -> ServerName<'static> {
+pub fn server_name() -> ServerName<'static> {
     ServerName::DnsName(SERVER_NAME.try_into().unwrap_or_else(|_| unreachable!("a valid DNS name")))
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use thermidor_model::UnixMs;
+use thermidor_model::name::UnixMs;
 use thermidor_model::observe::{Instance, Readiness, ReplicaState, Report};
 use thermidor_model::placement::Reason;
 use thermidor_model::state::{Phase, Role, Service, State, Volume};

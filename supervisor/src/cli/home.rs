@@ -5,7 +5,8 @@ use crate::paths::{HOME_PORT, Paths};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
 use thermidor_model::timing::Timing;
-use thermidor_model::{HomeName, RadiatorName, ServiceName, VolumeName};
+use thermidor_model::name::HomeName;
+use thermidor_model::{RadiatorName, ServiceName, VolumeName};
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -93,7 +94,7 @@ pub fn join(paths: &Paths, args: JoinArgs) -> Result<(), Refused> {
         advertise: Some(listen),
         witness: args.witness,
     };
-    runtime()?.block_on(thermidor_raft::join(options)).map_err(refused)?;
+    runtime()?.block_on(thermidor_raft::join(&options)).map_err(refused)?;
     super::processes::remember_listener(paths, listen)?;
     println!("{} has joined, at {listen}. Next: `thermidor run` here.", args.radiator);
     Ok(())
@@ -102,23 +103,38 @@ pub fn join(paths: &Paths, args: JoinArgs) -> Result<(), Refused> {
 pub fn leave(paths: &Paths, radiator: Option<RadiatorName>) -> Result<(), Refused> {
     let radiator = match radiator {
         Some(radiator) => radiator,
-        None => thermidor_raft::local_name(&paths.data).map_err(refused)?,
+        None => own_name(paths)?,
     };
     client::ask(paths, &Request::Leave { radiator: radiator.clone() })?;
     println!("{radiator} has left the home.");
     Ok(())
 }
 
+/// This member's name, as the home knows it.
+fn own_name(paths: &Paths) -> Result<RadiatorName, Refused> {
+    let node = thermidor_raft::Identity::load(&paths.data).map_err(refused)?.node();
+    let state: thermidor_model::State = client::ask_for(paths, &Request::State)?;
+    let member = state.members.get(&node);
+    member.map(|m| m.name.clone()).ok_or_else(|| Refused::because("this machine is no member any more"))
+}
+
 pub fn rescue(paths: &Paths, others_are_unplugged: bool) -> Result<(), Refused> {
-    let words = thermidor_raft::last_known(&paths.data).map_err(refused)?;
-    if !others_are_unplugged {
-        return Err(Refused::because(format!(
-            "{words}\nA rescue goes on with this member alone, in a new generation. Unplug the others, for good, \
-             then run `thermidor rescue --others-are-unplugged`"
-        )));
+    let options =
+        thermidor_raft::RescueOptions { data: paths.data.clone(), confirmed: others_are_unplugged };
+    let report = match runtime()?.block_on(thermidor_raft::rescue(&options)) {
+        Err(e @ thermidor_raft::RescueError::Unconfirmed(_)) => {
+            return Err(Refused::because(format!("{e}: `thermidor rescue --others-are-unplugged`")));
+        }
+        report => report.map_err(refused)?,
+    };
+    println!("Rescued: this member alone is the home now, in generation {}.", report.generation);
+    for kept in &report.kept {
+        println!("{kept} alone holds some data: see `thermidor volume ls` and `thermidor volume promote`.");
     }
-    runtime()?.block_on(thermidor_raft::rescue(&paths.data)).map_err(refused)?;
-    println!("Rescued: a new generation begins here. Next: `thermidor run`, then `thermidor status`.");
+    if report.uncertain > 0 {
+        println!("{} late changes were taken over without knowing whether a majority had them.", report.uncertain);
+    }
+    println!("Next: `thermidor run`, then `thermidor status`.");
     Ok(())
 }
 

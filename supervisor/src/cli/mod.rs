@@ -11,7 +11,8 @@ use crate::api::Refused;
 use crate::paths::{DATA_DEFAULT, Paths};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use thermidor_model::{HomeName, RadiatorName, ServiceName, VolumeName};
+use thermidor_model::name::HomeName;
+use thermidor_model::{RadiatorName, ServiceName, VolumeName};
 
 /// Computers that heat the house and run its services.
 #[derive(Debug, Parser)]

@@ -62,7 +62,7 @@ pub fn link(identity: &Identity) -> Result<Link, Refused> {
         server: identity.server_config(false).map_err(refused)?,
         client: identity.client_config().map_err(refused)?,
         server_name: thermidor_raft::identity::server_name(),
-        peer_of: Arc::new(|certificate| thermidor_raft::identity::peer_of(certificate).map(|peer| peer.node)),
+        peer_of: Arc::new(|certificate| thermidor_raft::identity::peer_of(certificate).map(|(node, _)| node)),
     })
 }
 
@@ -135,7 +135,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
                 match client.propose(command, Instant::now() + PROPOSE_MAX).await {
                     Ok(Outcome::Set(version)) => volume::Proposed::Set(version),
                     Ok(Outcome::Refused(why)) => volume::Proposed::Refused(why.to_string()),
-                    Ok(_) | Err(ProposeError::Unknown { .. }) => volume::Proposed::Unknown,
+                    Ok(_) | Err(ProposeError::Unknown(_)) => volume::Proposed::Unknown,
                     Err(e) => volume::Proposed::NotDone(e.to_string()),
                 }
             }

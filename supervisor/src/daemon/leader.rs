@@ -10,7 +10,7 @@ use std::time::Duration;
 use thermidor_model::lease::{Beginning, Ledger, Right};
 use thermidor_model::observe::{LeaseGrant, LeaseRequest, Observed, Report};
 use thermidor_model::placement::{Action, Now, Reason, plan};
-use thermidor_model::{Command, NodeId, Outcome, ServiceName, State};
+use thermidor_model::{Command, NodeId, Outcome, Proposal, ServiceName, State};
 use thermidor_raft::{Leadership, Node};
 use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::Notify;
@@ -64,7 +64,8 @@ impl Leader {
         // A panic while it was held can only have come from a plan; the book itself is whole.
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         if book.since_ns != leadership.since_boottime_ns {
-            *book = Book::of(&self.node, leadership.since_boottime_ns, Beginning::Handed);
+            let beginning = if leadership.by_election { Beginning::Elected } else { Beginning::Handed };
+            *book = Book::of(&self.node, leadership.since_boottime_ns, beginning);
         }
         book
     }
@@ -105,6 +106,18 @@ impl Leader {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes a member out for good: its vote first, then the member.
+    pub async fn leave(&self, node: NodeId) -> Result<(), String> {
+        let leadership = self.leadership()?;
+        let mut after = self.node.state().borrow().as_ref().clone();
+        let leave = Proposal { at_ms: unix_ms(), command: Command::Leave { node } };
+        if let Outcome::Refused(refusal) = after.apply(&leave) {
+            return Err(refusal.to_string());
+        }
+        let voters = thermidor_model::membership::voters(&after, &self.observe(&leadership), &after.timing);
+        self.node.leave(node, voters, within(VOTERS_MAX)).await.map_err(|e| e.to_string())
     }
 
     /// What the leader knows, for people.

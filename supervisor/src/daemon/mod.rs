@@ -167,6 +167,16 @@ fn handlers(desk: Arc<OnceLock<Leader>>) -> BTreeMap<&'static str, thermidor_raf
         .boxed()
     };
     handlers.insert("report", Arc::new(report));
+    let at = desk.clone();
+    let leave = move |_, body: Bytes| {
+        let desk = at.get().cloned();
+        async move {
+            let node = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+            desk.ok_or_else(early)?.leave(node).await.map(|()| Bytes::new())
+        }
+        .boxed()
+    };
+    handlers.insert("leave", Arc::new(leave));
     let view = move |_, _| {
         let desk = desk.get().cloned();
         async move {

@@ -38,8 +38,9 @@ impl Context {
             Request::MailAccounts { service } => mail_accounts(&state, &service),
             Request::Invite { ttl_s } => {
                 let token = self.node.invite(Duration::from_secs(ttl_s)).await;
-                token.map(Value::from).map_err(|e| Refused::because(e.to_string()))
+                token.map(|t| Value::from(t.to_string())).map_err(|e| Refused::because(e.to_string()))
             }
+            Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
             Request::Logs { .. } | Request::Events { .. } => {
                 Err(Refused::because("logs and events are followed, not answered"))
@@ -59,7 +60,6 @@ impl Context {
                 let contexts = contexts.collect::<Result<BTreeMap<_, _>, Refused>>()?;
                 Command::Declare { revision_was, text, spec, keep_overrides, contexts }
             }
-            Request::Leave { radiator } => Command::Leave { node: member(state, &radiator)? },
             Request::Off { radiator, until_ms, power_off } => {
                 Command::Off { node: member(state, &radiator)?, off: Off { until_ms, power_off } }
             }
@@ -84,11 +84,24 @@ impl Context {
         match self.node.propose(command, within(ORDER_MAX)).await {
             Ok(Outcome::Refused(refusal)) => Err(Refused::because(refusal.to_string())),
             Ok(outcome) => Ok(json!({ "done": format!("{outcome:?}") })),
-            Err(e @ ProposeError::Unknown { .. }) => Err(Refused::because(format!(
+            Err(e @ ProposeError::Unknown(_)) => Err(Refused::because(format!(
                 "{e}: it may have been done or not; look with `thermidor status` before you try again"
             ))),
             Err(e) => Err(Refused::no_quorum(e.to_string())),
         }
+    }
+
+    /// Only the leader takes a member out: it changes the votes too.
+    async fn leave(&self, node: NodeId) -> Result<Value, Refused> {
+        let done = match self.leader.leave(node).await {
+            Err(why) if !self.node.leadership().borrow().is_me => {
+                let body = serde_json::to_vec(&node).map_err(|e| Refused::because(format!("{why}: {e}")))?;
+                let told = self.node.call_leader("leave", body.into(), within(ORDER_MAX)).await;
+                told.map(drop).map_err(|e| e.to_string())
+            }
+            done => done,
+        };
+        done.map(|()| json!({ "done": "left" })).map_err(Refused::because)
     }
 
     async fn explain(&self, service: ServiceName) -> Result<Value, Refused> {
