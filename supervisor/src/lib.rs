@@ -1,1 +1,3 @@
-//! supervisor
+//! The `thermidor` binary's parts: daemon, guard, ingress, volume, CLI.
+
+pub mod guard;
