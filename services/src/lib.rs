@@ -1,5 +1,6 @@
 //! What a radiator runs: containers, recipes, volumes, ingress and the floating address.
 
+pub mod address;
 pub mod fence;
 pub mod ingress;
 pub mod lease_page;

@@ -10,3 +10,6 @@ pub mod guard;
 pub mod notify;
 pub mod paths;
 pub mod sensor;
+//! The `thermidor` binary's parts: daemon, guard, ingress, volume, CLI.
+
+pub mod guard;

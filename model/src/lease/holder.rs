@@ -207,6 +207,18 @@ impl Holder {
         !fencing
     }
 
+    /// Begins to fence that epoch, or an older one, though its lease has not run out.
+    pub fn give_up(&mut self, right: &Right, epoch: u64) -> Vec<Change> {
+        match self.leases.get_mut(right).filter(|lease| !lease.fencing && lease.epoch <= epoch) {
+            Some(lease) => {
+                lease.fencing = true;
+                let epoch = lease.epoch;
+                vec![Change::Fence { right: right.clone(), epoch, why: "it is to move" }]
+            }
+            None => Vec::new(),
+        }
+    }
+
     /// How a right stands at this moment.
     pub fn standing(&self, right: &Right, now_ns: u64) -> Standing {
         match self.leases.get(right) {

@@ -101,6 +101,18 @@ fn a_newer_epoch_fences_the_older_one_first() {
 }
 
 #[test]
+fn what_is_to_move_is_fenced_at_once_and_given_back_when_it_is_gone() {
+    let mut holder = Holder::new(1, Timing::default(), 0);
+    holder.granted(0, MS, &LeaseGrant { address: Some(7), lease_ms: 900, ..LeaseGrant::default() });
+    assert!(holder.give_up(&Right::Address, 6).is_empty(), "a stale word");
+    assert_eq!(fences(&holder.give_up(&Right::Address, 7)), [7]);
+    assert!(holder.give_up(&Right::Address, 7).is_empty() && !holder.holds(&Right::Address, 7, 2 * MS));
+    assert_eq!(holder.request(2 * MS).returned_address, None);
+    holder.fenced(&Right::Address, 7);
+    assert_eq!(holder.request(3 * MS).returned_address, Some(7));
+}
+
+#[test]
 fn a_wake_drops_everything_and_a_preempted_reading_does_not() {
     let mut holder = Holder::new(1, Timing::default(), 0);
     holder.tick(0, 5000 * MS);
