@@ -147,7 +147,7 @@ impl Home {
     /// Mail runs in a radiator, in sync everywhere, long enough that heat may move it.
     pub fn running_in(node: NodeId) -> Self {
         let mut home = Self::declared(|_| {});
-        home.demand_w = [(SALON, 0.0), (BUREAU, 0.0), (CAVE, 0.0)].into();
+        home.demand_w = [(SALON, 0.0), (BUREAU, 5.0), (CAVE, 0.0)].into();
         home.demand_w.insert(node, 100.0);
         home.run(5_000);
         assert_eq!(home.active(), Some(node));
