@@ -10,6 +10,3 @@ pub mod guard;
 pub mod notify;
 pub mod paths;
 pub mod sensor;
-//! The `thermidor` binary's parts: daemon, guard, ingress, volume, CLI.
-
-pub mod guard;

@@ -168,6 +168,12 @@ enum Verb {
     VolumeProcess(processes::VolumeArgs),
     #[command(flatten)]
     Lab(crate::demo::DemoCommand),
+    /// Cuts off a volume process that hangs; started by it.
+    #[command(hide = true)]
+    VolumeWatchdog {
+        /// What to watch.
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Completions for a shell.
     Completions {
         /// Which.
@@ -278,6 +284,7 @@ pub fn main(cli: Cli) -> Result<(), Refused> {
         Verb::Guard => processes::guard(&paths),
         Verb::Ingress => processes::ingress(&paths),
         Verb::VolumeProcess(args) => processes::volume(&paths, args),
+        Verb::VolumeWatchdog { arguments } => processes::volume_watchdog(&arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "thermidor", &mut std::io::stdout());
             Ok(())

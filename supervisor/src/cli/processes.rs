@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_model::observe::LeaseGrant;
-use thermidor_model::{Outcome, VolumeName};
-use thermidor_raft::{HomeClient, Identity, ProposeError};
+use thermidor_model::VolumeName;
+use thermidor_raft::{HomeClient, Identity};
 use thermidor_services::ingress::{self, IngressOptions};
 use thermidor_services::link::Link;
-use thermidor_services::volume::{self, VolumeOptions};
+use thermidor_services::volume::process::{self as volume_process, VolumeOptions};
+use thermidor_services::volume::{self, watchdog};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +124,7 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
-    for word in volume::prepare() {
+    for word in volume_process::prepare() {
         tracing::warn!("{word}");
     }
     let identity = identity(paths)?;
@@ -132,12 +133,12 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
         let propose = move |command| {
             let client = client.clone();
             async move {
-                match client.propose(command, Instant::now() + PROPOSE_MAX).await {
-                    Ok(Outcome::Set(version)) => volume::Proposed::Set(version),
-                    Ok(Outcome::Refused(why)) => volume::Proposed::Refused(why.to_string()),
-                    Ok(_) | Err(ProposeError::Unknown(_)) => volume::Proposed::Unknown,
-                    Err(e) => volume::Proposed::NotDone(e.to_string()),
-                }
+                // Whatever went wrong counts as unknown: an addition then counts as in.
+                let proposed = client.propose(command, Instant::now() + PROPOSE_MAX).await;
+                proposed.map_err(|e| {
+                    tracing::warn!("a change of the in-sync set: {e}");
+                    volume::Unknown
+                })
             }
             .boxed()
         };
@@ -150,11 +151,18 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             listen: identity.own.advertise_ip,
             propose: Arc::new(propose),
             lease_page: paths.lease_page(),
-            watchdog: vec![],
+            watchdog: vec![std::env::current_exe().map_err(refused)?.into(), "volume-watchdog".into()],
             replica_timeout: Duration::from_millis(identity.own.timing.replica_timeout_ms),
         };
-        volume::run(options).await.map_err(refused)
+        volume_process::run(options).await.map_err(refused)
     })
+}
+
+/// Aborts a volume's FUSE connection when its process hangs or its lease is long over.
+pub fn volume_watchdog(arguments: &[std::ffi::OsString]) -> Result<(), Refused> {
+    let watch = watchdog::Watch::from_arguments(arguments)
+        .ok_or_else(|| Refused { text: "only volume processes start this".into(), exit: 2 })?;
+    watchdog::run(&watch, std::io::stdin()).map(drop).map_err(refused)
 }
 
 /// Ends with SIGTERM or Ctrl-C.
