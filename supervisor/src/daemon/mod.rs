@@ -17,6 +17,7 @@ mod worker;
 use crate::paths::Paths;
 use anyhow::Context as _;
 use bytes::Bytes;
+use containers::Workshop;
 use found::Shared;
 use futures::FutureExt;
 use guard_link::Guard;
@@ -31,7 +32,6 @@ use thermidor_model::state::Role;
 use thermidor_raft::{HomeKey, Identity, Node, StartOptions};
 use thermidor_services::docker::{Engine, EngineConfig};
 use thermidor_services::lease_page::LeasePage;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use volumes::Volumes;
@@ -68,8 +68,8 @@ pub struct Context {
     pub paths: Paths,
     /// Seals and opens secrets; a witness has none.
     pub keys: Arc<Keys>,
-    /// Have a report sent now.
-    pub report_now: Arc<Notify>,
+    /// What each container is to be.
+    pub workshop: Arc<Workshop>,
 }
 
 /// The home key, where this member holds it.
@@ -126,7 +126,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         guard: Guard::new(paths.run.clone()),
         page: Arc::new(Page::new(paths.lease_page())),
         keys: Arc::new(Keys(identity.home_key.clone())),
-        report_now: shared.report_now.clone(),
+        workshop: Arc::default(),
         node,
         leader,
         shared,

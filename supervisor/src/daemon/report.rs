@@ -23,7 +23,7 @@ pub async fn run(context: Context, mut climate: Climate) {
         }
         tokio::select! {
             _ = tokio::time::sleep(every) => {}
-            _ = context.report_now.notified() => tokio::time::sleep(Duration::from_millis(20)).await,
+            _ = context.shared.report_now.notified() => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }

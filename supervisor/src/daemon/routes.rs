@@ -45,7 +45,7 @@ fn draw(state: &State, node: NodeId, backend: impl Fn(&ServiceName) -> Option<st
     let spec = state.spec();
     let services = state.services.iter().filter_map(|(name, service)| {
         let declared = spec?.services.get(name)?;
-        let ports = declared.ports.iter().map(|p| PortRoute {
+        let ports = thermidor_services::recipe::ports(declared).into_iter().map(|p| PortRoute {
             published: p.published,
             target: p.target,
             proxy_protocol: p.proxy_protocol,

@@ -12,7 +12,7 @@ use thermidor_model::observe::{ReplicaReport, ReplicaState};
 use thermidor_model::reconcile::Device;
 use thermidor_model::state::State;
 use thermidor_model::{NodeId, VolumeName};
-use thermidor_services::volume::{Configuration, ControlError, Status, VolumeControl};
+use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};

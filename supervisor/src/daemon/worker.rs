@@ -5,7 +5,8 @@ use anyhow::{Context as _, bail};
 use std::time::Duration;
 use thermidor_model::reconcile::Step;
 use thermidor_model::{Command, Outcome, ServiceName};
-use thermidor_services::volume::{ControlError, Refused};
+use thermidor_services::docker::cgroup_of;
+use thermidor_services::volume::control::{ControlError, Refused};
 
 /// How long the home may take to agree on something.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
@@ -19,7 +20,6 @@ pub async fn carry_out(context: &Context, service: &ServiceName, step: &Step) ->
         Step::Rest(_) => {}
         Step::Prepare => context.prepare(service).await?,
         Step::Attach { epoch, volumes } => {
-            context.guard_expects(service, *epoch).await?;
             for (volume, volume_epoch) in volumes {
                 match context.volumes.attach(volume, *volume_epoch, *epoch).await {
                     // Its process knows better than we do: a crash after it was attached.
@@ -61,7 +61,12 @@ async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::
     context.shared.lock().stopping.remove(service);
     context.engine.start(service, epoch).await.context("starting")?;
     context.refresh().await;
-    context.guard_expects(service, epoch).await
+    let expected = context.guard_expects(service, epoch).await;
+    if expected.is_err() {
+        // The lease ended while it was started: nobody else would end it now.
+        kill(context, service).await?;
+    }
+    expected.context("the guard does not watch it")
 }
 
 async fn stop(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
@@ -80,7 +85,7 @@ async fn kill(context: &Context, service: &ServiceName) -> anyhow::Result<()> {
     let pid = context.shared.lock().containers.get(service).and_then(|c| c.found.pid);
     // Through its cgroup first: the engine may hang, a process that writes must not wait for it.
     if let Some(pid) = pid {
-        let fenced = tokio::task::spawn_blocking(move || thermidor_services::fence::kill_group_of(pid)).await?;
+        let fenced = tokio::task::spawn_blocking(move || cgroup_of(pid)?.kill()).await?;
         if let Err(e) = fenced {
             tracing::warn!(%service, "through its cgroup: {e}");
         }
