@@ -2,3 +2,4 @@
 
 pub mod lease_page;
 pub mod link;
+pub mod volume;
