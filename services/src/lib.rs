@@ -5,3 +5,4 @@ pub mod fence;
 pub mod ingress;
 pub mod lease_page;
 pub mod link;
+pub mod volume;
