@@ -1,4 +1,7 @@
 //! What a radiator runs: containers, recipes, volumes, ingress and the floating address.
 
+pub mod docker;
 pub mod lease_page;
 pub mod link;
+pub mod probe;
+pub mod recipe;
