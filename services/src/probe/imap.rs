@@ -13,13 +13,14 @@ const LINE_MAX: u64 = 64 * 1024;
 const LINES_MAX: usize = 10_000;
 
 /// A session after login. Callers bound every step in time.
-pub(super) struct Imap {
+pub struct Imap {
     stream: BufStream<TlsStream<TcpStream>>,
     tag: u32,
 }
 
 impl Imap {
-    pub(super) async fn connect(
+    /// Connects over TLS and reads the greeting.
+    pub async fn connect(
         address: std::net::SocketAddr,
         name: &ServerName<'static>,
         tls: &Arc<rustls::ClientConfig>,
@@ -37,7 +38,7 @@ impl Imap {
 
     /// Sends a command and gives the untagged lines of its answer. A `NO` or `BAD` is an error
     /// that tells the command's first word only: a login holds the password.
-    pub(super) async fn ask(&mut self, command: &str) -> Result<Vec<String>, String> {
+    pub async fn ask(&mut self, command: &str) -> Result<Vec<String>, String> {
         self.tag += 1;
         let tag = format!("t{}", self.tag);
         let send = format!("{tag} {command}\r\n");
@@ -60,7 +61,7 @@ impl Imap {
     }
 
     /// Numbers of the messages whose header field holds a text.
-    pub(super) async fn search(&mut self, field: &str, text: &str) -> Result<Vec<u32>, String> {
+    pub async fn search(&mut self, field: &str, text: &str) -> Result<Vec<u32>, String> {
         let lines = self.ask(&format!("UID SEARCH HEADER {} {}", quoted(field), quoted(text))).await?;
         let found = lines.iter().filter_map(|line| line.strip_prefix("* SEARCH"));
         Ok(found.flat_map(|rest| rest.split_whitespace()).filter_map(|n| n.parse().ok()).collect())
@@ -79,7 +80,7 @@ impl Imap {
 }
 
 /// A quoted string; characters that can't be in one are left out.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars().filter(|c| !matches!(c, '\r' | '\n' | '\0')) {

@@ -112,7 +112,7 @@ impl MailProbe {
 }
 
 /// TLS that trusts one authority alone.
-fn client_config(authority_pem: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+pub fn client_config(authority_pem: &str) -> Result<Arc<rustls::ClientConfig>, String> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authority_pem.as_bytes()) {
         roots

@@ -2,10 +2,10 @@
 //! check, or a mail sent, received, read back and deleted. Every leg is timed and bounded.
 
 mod http;
-mod imap;
+pub mod imap;
 mod mail;
 
-pub use mail::MailProbe;
+pub use mail::{MailProbe, client_config};
 
 use crate::docker::Engine;
 use std::fmt;
