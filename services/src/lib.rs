@@ -6,3 +6,8 @@ pub mod ingress;
 pub mod lease_page;
 pub mod link;
 pub mod volume;
+pub mod docker;
+pub mod lease_page;
+pub mod link;
+pub mod probe;
+pub mod recipe;
