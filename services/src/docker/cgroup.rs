@@ -64,7 +64,8 @@ fn is_container(path: &str) -> bool {
 }
 
 impl Cgroup {
-    fn folder(&self) -> &Path {
+    /// Where its processes are listed.
+    pub fn folder(&self) -> &Path {
         match self {
             Self::V1 { freezer, .. } => freezer,
             Self::V2(folder) => folder,

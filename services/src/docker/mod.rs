@@ -10,6 +10,7 @@ mod epoch;
 mod error;
 mod image;
 mod mounts;
+mod pack;
 mod plan;
 mod run;
 mod seed;
@@ -17,6 +18,7 @@ mod watch;
 
 pub use cgroup::{Cgroup, cgroup_of};
 pub use error::EngineError;
+pub use pack::pack_context;
 pub use plan::{BindMount, CAPABILITIES, ContainerPlan, ImageSource, PIDS_MAX};
 pub use run::Found;
 pub use watch::{ContainerEvent, LogLine, Usage};
