@@ -74,9 +74,22 @@ pub fn handlers(who: &'static str) -> BTreeMap<&'static str, Handler> {
 }
 
 pub async fn start(data: PathBuf, snapshot_every: Option<u64>) -> Node {
+    start_at(data, any(), snapshot_every).await
+}
+
+/// A member on a known address, as in a real home: all of them may restart at once.
+pub async fn start_at(data: PathBuf, listen: SocketAddr, snapshot_every: Option<u64>) -> Node {
     let options =
-        StartOptions { data, listen: any(), advertise: None, handlers: handlers("someone"), snapshot_every };
+        StartOptions { data, listen, advertise: None, handlers: handlers("someone"), snapshot_every };
     Node::start(options).await.expect("a member starts")
+}
+
+/// Ends a member at once and starts it again on the same address.
+pub async fn restart(machine: Machine) -> Machine {
+    let address = machine.node.address();
+    machine.node.shutdown().await;
+    let node = start_at(machine.dir.path().join("data"), address, None).await;
+    Machine { dir: machine.dir, node }
 }
 
 pub async fn found(snapshot_every: Option<u64>) -> Machine {
