@@ -1,4 +1,8 @@
 //! What a radiator runs: containers, recipes, volumes, ingress and the floating address.
 
+pub mod address;
+pub mod fence;
+pub mod ingress;
 pub mod lease_page;
 pub mod link;
+pub mod volume;
