@@ -1,3 +1,4 @@
+//! supervisor
 //! The `thermidor` binary: the daemon and the processes beside it, and the command line.
 
 #![forbid(unsafe_code)]
