@@ -173,11 +173,28 @@ impl Radiator {
         output(self.command(program)?.args(args))
     }
 
-    /// Runs the `thermidor` CLI on it to its end, for at most `limit_s` seconds, whatever its exit.
-    pub fn thermidor(&self, args: &[&str], limit_s: u64) -> Result<Output, LabError> {
+    /// The `thermidor` CLI on it, for at most `limit_s` seconds.
+    pub fn thermidor_command(&self, args: &[&str], limit_s: u64) -> Result<Command, LabError> {
         let mut command = self.command("timeout")?;
         command.args(["--kill-after=5", &limit_s.to_string()]).arg(&self.parts.plan.binary).args(args);
-        finish(&mut command)
+        Ok(command)
+    }
+
+    /// Runs the `thermidor` CLI on it to its end, for at most `limit_s` seconds, whatever its exit.
+    pub fn thermidor(&self, args: &[&str], limit_s: u64) -> Result<Output, LabError> {
+        finish(&mut self.thermidor_command(args, limit_s)?)
+    }
+
+    /// A command line with which a person comes to be on it, `thermidor` in the path.
+    pub fn enter_line(&self) -> Result<String, LabError> {
+        let pid = self.parts.with_machine(|machine| Ok(machine.pid()))?;
+        let bin = self.parts.plan.binary.parent().unwrap_or(Path::new("/")).display();
+        let data = self.parts.inside().join("data");
+        Ok(format!(
+            "nsenter -t {pid} -m -n env PATH={bin}:$PATH THERMIDOR_DATA={} THERMIDOR_RUN=/run/thermidor \
+             DOCKER_HOST=unix://{ENGINE_SOCKET} bash",
+            data.display()
+        ))
     }
 
     /// Starts a unit that runs `thermidor` with these arguments, named after the first.
