@@ -24,7 +24,7 @@ mod tests {
             assert!(!spec.services.is_empty() && !spec.volumes.is_empty(), "{name}");
             let said: Vec<String> = notices.iter().map(ToString::to_string).collect();
             let expected: &[&str] = match *name {
-                "home-compose.yaml" => &["18:1: `x-household` is ignored: extensions mean nothing here"],
+                "home-compose.yaml" => &["17:1: `x-household` is ignored: extensions mean nothing here"],
                 _ => &[],
             };
             assert_eq!(said, expected, "{name}");

@@ -46,7 +46,7 @@ fn the_file_itself() {
     one("home: Maison!\n", "1:7", &["is no home's name", "`maison-` would do"]);
     one(&home("homme: x\n"), "1:1", &["unknown key `homme`", "did you mean `home`?"]);
     one(&home("colour: red\n"), "1:1", &["unknown key `colour`", "known here: home, address"]);
-    one(&home("services:\n- web\n"), "2:1", &["`services` must be a mapping, not a list"]);
+    one(&home("services:\n- web\n"), "1:1", &["`services` must be a mapping, not a list"]);
     one(&home("networks: { a: {} }\n"), "1:1", &["`networks` is refused", "published port"]);
     one(
         &home("secrets: { a: { file: x } }\n"),
