@@ -2,6 +2,7 @@
 //! that uses what they serve, and the story that `thermidor demo` tells with both.
 
 pub mod client;
+pub mod home;
 pub mod lab;
 pub mod story;
 
