@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod record;
+
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use thermidor_supervisor::demo::lab::images::Image;

@@ -53,10 +53,12 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
+        // `.git` is a folder, or in a linked tree a file that names its folder.
+        if name == "target" || name == ".git" {
+            continue;
+        }
         if path.is_dir() {
-            if name != "target" && !name.starts_with(".git") {
-                files(&path, found);
-            }
+            files(&path, found);
         } else {
             found.push(path);
         }

@@ -2,9 +2,11 @@
 //! that uses what they serve, and the story that `thermidor demo` tells with both.
 
 pub mod client;
+pub mod home;
 pub mod lab;
 pub mod story;
 
+use crate::api::Refused;
 use lab::{Lab, Options, images};
 use std::process::ExitCode;
 
@@ -75,7 +77,7 @@ fn lab_run(command: &[String]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 
-/// Tells the story of a home: `thermidor demo`. An error means that a claim of it failed.
-pub fn main(keep: bool) -> anyhow::Result<()> {
-    story::tell(keep)
+/// Tells the story of a home: `thermidor demo`. Refused if a claim of it failed.
+pub fn main(keep: bool) -> Result<(), Refused> {
+    story::tell(keep).map_err(|error| Refused::because(format!("{error:#}")))
 }

@@ -250,16 +250,23 @@ impl Radiator {
     }
 
     /// Numbers of the processes on it whose program is `thermidor` and whose first argument is
-    /// `verb`, e.g. `volume`; whoever started them.
+    /// `verb`, e.g. `volume-process`; whoever started them.
     pub fn pids_of(&self, verb: &str) -> Vec<u32> {
-        let is_it = |pid: &u32| {
+        let binary = self.parts.plan.binary.file_name();
+        self.pids_where(|words| {
+            words.first().is_some_and(|program| Path::new(program).file_name() == binary)
+                && words.get(1).is_some_and(|word| word == verb)
+        })
+    }
+
+    /// Numbers of the processes on it whose command line is as asked, containers included.
+    pub fn pids_where(&self, is_it: impl Fn(&[String]) -> bool) -> Vec<u32> {
+        let words = |pid: &u32| -> Vec<String> {
+            // A process that ended meanwhile has no words.
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-            let program = words.first().map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default();
-            Path::new(&program).file_name() == self.parts.plan.binary.file_name()
-                && words.get(1) == Some(&verb.as_bytes())
+            line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
         };
-        self.parts.plan.group.pids().into_iter().filter(is_it).collect()
+        self.parts.plan.group.pids().into_iter().filter(|pid| is_it(&words(pid))).collect()
     }
 
     /// Kills (-9) everything on it and takes its link down: what a pulled plug does.

