@@ -6,7 +6,7 @@ use super::report::{Findings, Place};
 use super::tree::{Key, Node, Value};
 use super::words::{nearest, split_shell};
 use super::{HealthSpec, HeatClass, MountSpec, PlaceSpec, PortSpec, ServiceSpec};
-use super::{environment, ports, recipe, volumes};
+use super::{build, environment, ports, recipe, volumes};
 use crate::name::RadiatorName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
     let (recipe, defaults) = recipe::read(&mut fields, findings);
 
     let image = fields.take_entry("image");
-    let build = fields.take("build").and_then(|n| volumes::read_build(n, &path, findings));
+    let build = fields.take("build").and_then(|n| build::read(n, &path, findings));
     let image = image.and_then(|(k, n)| Some((k, filled(n, &fields.at("image"), findings)?.to_string())));
     let image = match (image, &build) {
         (Some((key, _)), Some(_)) => {
