@@ -159,7 +159,14 @@ async fn a_volume_unmounted_on_the_radiator_is_gone_from_the_container_too() {
     let text = "[ -e /data/file ] || exit 9; while [ -e /data/file ]; do sleep 0.1; done";
     stage.engine.prepare(&ContainerPlan { mounts: vec![mount], ..script("notes", text) }).await;
     // Created before, mounted afterwards: as on a standby that takes over.
-    rustix::mount::mount("none", &volume, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    rustix::mount::mount(
+        "none",
+        &volume,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .unwrap();
     std::fs::write(volume.join("file"), "").unwrap();
     stage.engine.start(&name("notes"), 1).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
