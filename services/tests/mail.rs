@@ -148,7 +148,8 @@ async fn a_changed_household_is_taken_over_without_a_restart() {
         assert!(begun.elapsed() < PATIENCE, "the new password is never taken: {}", log(&stage).await);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(inbox(ip, &paper, "marie", "sesame").await.unwrap_err().contains("refuses LOGIN"));
+    let refused = inbox(ip, &paper, "marie", "sesame").await.err().unwrap();
+    assert!(refused.contains("refuses LOGIN"), "{refused}");
     assert!(inbox(ip, &paper, "paul", "open it").await.is_err());
     inbox(ip, &paper, "lea", "new").await.unwrap();
     let to = async |address: &'static str| {

@@ -105,7 +105,7 @@ impl EngineConfig {
 pub struct Engine {
     config: Arc<EngineConfig>,
     epochs: Epochs,
-    client: Arc<Mutex<Option<Docker>>>,
+    client: Arc<std::sync::OnceLock<Docker>>,
     building: Arc<Mutex<()>>,
 }
 
@@ -131,25 +131,24 @@ impl Engine {
 
     /// The name of a service's container.
     pub fn container(&self, service: &ServiceName) -> String {
-        format!("thermidor-{}-{service}", self.config.home)
+        format!("thermidor.{}.{service}", self.config.home)
     }
 
     /// The client, its version of the API agreed upon with the engine (1.41 and newer).
     async fn client(&self) -> Result<Docker, EngineError> {
-        let mut kept = self.client.lock().await;
-        if let Some(client) = &*kept {
+        if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
+        // Several may get here at once: each waits for its own limit, none for another's.
         let what = "connect";
         let path = self.config.socket.to_string_lossy().into_owned();
         let raw = Docker::connect_with_unix(&path, CLIENT_LIMIT_S, API_DEFAULT_VERSION)
             .map_err(|e| EngineError::from_bollard(what, e))?;
         let client = self.call(what, self.config.limits.ask, raw.negotiate_version()).await?;
-        *kept = Some(client.clone());
-        Ok(client)
+        Ok(self.client.get_or_init(|| client).clone())
     }
 
-    /// Waits for an answer, but no longer than `limit`; a lost engine is greeted anew next time.
+    /// Waits for an answer, but no longer than `limit`.
     async fn call<T>(
         &self,
         what: &str,

@@ -60,7 +60,7 @@ impl Engine {
     ) -> Result<Option<Vec<u8>>, EngineError> {
         let client = self.client().await?;
         let limit = self.config.limits.act;
-        let name = format!("{}-seed", self.container(service));
+        let name = format!("{}_seed", self.container(service));
         let what = format!("read {path} of the image of {service}");
         let remove = || RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         // Left over from a daemon that was killed in the middle of it.

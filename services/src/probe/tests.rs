@@ -72,3 +72,33 @@ async fn health_is_unknown_while_docker_is_gone() {
 fn imap_strings_are_quoted_so_that_nothing_can_be_slipped_in() {
     assert_eq!(imap::quoted("a\"b\\c\r\nx LOGOUT"), "\"a\\\"b\\\\cx LOGOUT\"");
 }
+
+/// A mail probe whose submission and IMAP are a server of ours.
+fn mail_probe(port: u16, authority_pem: &str) -> Probe {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    Probe::Mail(Box::new(MailProbe {
+        submission: address,
+        imap: address,
+        server_name: "mail.example.org".into(),
+        authority_pem: authority_pem.into(),
+        user: "marie".into(),
+        address: "marie@example.org".into(),
+        password: "sesame".into(),
+        limit: LIMIT,
+    }))
+}
+
+#[tokio::test]
+async fn a_mail_server_that_is_silent_hangs_up_or_cannot_be_trusted_is_said_and_the_password_is_not() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().pem();
+    let silent = mail_probe(server("", false).await, &authority);
+    assert!(!format!("{silent:?}").contains("sesame"));
+    let bad = probed(silent).await;
+    assert_eq!(bad.trouble, "submission: no answer in 0.3 s");
+    assert_eq!((bad.healthy, bad.legs.len()), (Some(false), 0));
+    let closed = probed(mail_probe(server("", true).await, &authority)).await;
+    assert!(closed.trouble.starts_with("submission: "), "{closed}");
+    let paperless = probed(mail_probe(server("", false).await, "no certificate")).await;
+    assert_eq!(paperless.healthy, Some(false), "{paperless}");
+}
