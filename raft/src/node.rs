@@ -17,7 +17,7 @@ use crate::{disk, founding, keeper, listener, members_file, rescue};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -117,6 +117,8 @@ pub(crate) struct Inner {
     pub(crate) pool: Arc<LinePool>,
     pub(crate) handlers: BTreeMap<&'static str, Handler>,
     pub(crate) arriving: Mutex<Arriving>,
+    /// Members that have shown us their certificate since the start.
+    pub(crate) contacted: Mutex<BTreeSet<NodeId>>,
     /// No vote is granted before: see [`Node::start`].
     pub(crate) votes_from: Instant,
     /// CLOCK_BOOTTIME, ns, at which a leader last asked this member to take over; 0: never.
@@ -187,6 +189,7 @@ impl Node {
             barriers: Barriers::start(raft.clone(), stop.clone()),
             changing: tokio::sync::Mutex::default(),
             arriving: Mutex::default(),
+            contacted: Mutex::default(),
             data: data.clone(),
             identity,
             address,
