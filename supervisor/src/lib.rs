@@ -1,3 +1,13 @@
-//! The `thermidor` binary's parts: daemon, guard, ingress, volume, CLI.
+//! supervisor
+//! The `thermidor` binary: the daemon and the processes beside it, and the command line.
 
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
 pub mod guard;
+pub mod notify;
+pub mod paths;
+pub mod sensor;

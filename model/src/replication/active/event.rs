@@ -1,0 +1,191 @@
+//! What the active hears and what it has done.
+
+use super::super::frame::{Frame, Op};
+use super::super::local::{LocalEffect, LocalEvent};
+use crate::command::Command;
+use crate::name::NodeId;
+use crate::state::Volume;
+
+/// What the kernel asks of the device. Reads do not come here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceOp {
+    /// Write, discard or zero.
+    Change(Op),
+    /// Make everything answered so far durable.
+    Flush,
+}
+
+/// What became of the active's own proposal. There is one at most at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Applied; the new set version.
+    Set(u64),
+    /// `apply` refused it.
+    Refused,
+    /// No answer (timeout, no leader, leader changed): it may still be applied, also much later.
+    Unknown,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The kernel asks. Its payload is held by the shell under `request`.
+    Device {
+        /// FUSE's unique number, or any other.
+        request: u64,
+        /// What.
+        op: DeviceOp,
+    },
+    /// The local image answered.
+    Local(LocalEvent),
+    /// A session to a replica stands; the machine will say `Hello`.
+    Connected {
+        /// On which radiator.
+        replica: NodeId,
+        /// A number never used before.
+        session: u64,
+    },
+    /// A frame came from a replica.
+    Frame {
+        /// From which radiator.
+        replica: NodeId,
+        /// On which session.
+        session: u64,
+        /// What it says.
+        frame: Frame,
+    },
+    /// A session ended.
+    Closed {
+        /// To which radiator.
+        replica: NodeId,
+        /// Which session.
+        session: u64,
+    },
+    /// Answers [`Effect::Compare`].
+    Compared {
+        /// Which replica.
+        replica: NodeId,
+        /// Which session.
+        session: u64,
+        /// The extents whose local hash differs from the given one.
+        differing: Vec<u64>,
+    },
+    /// The volume as the local Raft node has applied it; whenever it changes.
+    Config(Volume),
+    /// Answers [`Effect::Propose`].
+    Answered(Answer),
+    /// The service's lease is held until then; read it before every batch of events.
+    Lease {
+        /// CLOCK_BOOTTIME ms.
+        until_ms: u64,
+    },
+    /// The file system is unmounted: make all durable everywhere, then [`Effect::Detached`].
+    Detach,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the shell is to do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Something with the local image.
+    Local(LocalEffect),
+    /// The request's payload is known by this number from now on.
+    Number {
+        /// Which request.
+        request: u64,
+        /// Its number.
+        seq: u64,
+    },
+    /// Payloads up to this number are not needed any more.
+    Forget {
+        /// The number.
+        up_to: u64,
+    },
+    /// Send a frame (and its payload).
+    Send {
+        /// To which radiator.
+        replica: NodeId,
+        /// On which session.
+        session: u64,
+        /// What.
+        frame: Frame,
+    },
+    /// End a session.
+    Close {
+        /// To which radiator.
+        replica: NodeId,
+        /// Which session.
+        session: u64,
+        /// For the log.
+        why: String,
+    },
+    /// Hash these extents of the local image and answer with [`Event::Compared`].
+    Compare {
+        /// Which replica.
+        replica: NodeId,
+        /// Which session.
+        session: u64,
+        /// Extent and the replica's BLAKE3 of it.
+        hashes: Vec<(u64, [u8; 32])>,
+    },
+    /// Answer the kernel: done, or EIO.
+    Reply {
+        /// Which request.
+        request: u64,
+        /// `false`: EIO.
+        ok: bool,
+    },
+    /// Propose a `DropFromSet` or `JoinSet` and bring back the [`Answer`].
+    Propose(Command),
+    /// Once: from now on every request gets EIO. Close the sessions, end the service here, ask for a hand-over.
+    Fenced {
+        /// For people.
+        why: String,
+    },
+    /// Answers [`Event::Detach`]: all is durable on every in-sync member.
+    Detached,
+}
+
+/// Why a radiator cannot be this epoch's active.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotServe {
+    /// Raft says somebody else, or nobody.
+    #[error("another radiator is active, or none")]
+    NotActive,
+    /// The image is not the member that Raft knows.
+    #[error("the image here is replica {found}, not the member {expected}")]
+    Foreign {
+        /// In the header.
+        found: String,
+        /// In Raft.
+        expected: String,
+    },
+    /// The image had an I/O error.
+    #[error("the image here had an I/O error")]
+    Failed,
+    /// A catch-up was under way.
+    #[error("the image here is of no one moment: a catch-up was under way")]
+    Torn,
+    /// An earlier life of this process used the epoch, or a newer one is known: ask for `Activate` with `Why::Again`.
+    #[error("epoch {epoch} cannot be used: epoch {promised} is promised")]
+    EpochUsed {
+        /// The epoch in Raft.
+        epoch: u64,
+        /// The one in the header.
+        promised: u64,
+    },
+}
+
+/// How far a replica is, for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether a session stands and the replica proved who it is.
+    pub connected: bool,
+    /// Whether it counts for flushes.
+    pub counted: bool,
+    /// Extents still to be compared or copied.
+    pub extents_left: u64,
+    /// Durable up to this number of the epoch.
+    pub durable_seq: u64,
+}
