@@ -187,7 +187,11 @@ async fn connected(dir: &Path) -> GuardClient {
     let mut client = None;
     until("the guard's socket", async || {
         client = GuardClient::connect(dir).await.ok();
-        client.is_some()
+        // A guard that has just ended may have taken the connection.
+        match &mut client {
+            Some(client) => client.call(&Call::Status).await.is_ok(),
+            None => false,
+        }
     })
     .await;
     client.unwrap()
