@@ -155,6 +155,7 @@ impl World {
         let life = self.node(id).life;
         let epoch_was = self.raft.state.services[&service()].epoch;
         self.note(|| format!("{id} has detached"));
+        self.fenced(id);
         if self.epoch_of(id) == epoch_was {
             let command = Command::Stopped { service: service(), epoch_was, node: id };
             self.after(0, 20, Happening::Apply { node: id, life, command, silent: true });
