@@ -1,4 +1,3 @@
-//! supervisor
 //! The `thermidor` binary: the daemon and the processes beside it, and the command line.
 
 #![forbid(unsafe_code)]
