@@ -41,12 +41,12 @@ fn web(lines: &str) -> String {
 fn the_file_itself() {
     one("radiators: {}\n", "1:1", &["the file needs `home:`", "write `home: maison`"]);
     one("- a\n", "1:1", &["the file is a list, not a mapping"]);
-    one("home: [\n", "2:1", &["this is no YAML"]);
+    one("home: [\n", "1:7", &["this is no YAML: unclosed bracket"]);
     one("home: maison\n  x: y\n", "2:4", &["this is no YAML"]);
     one("home: Maison!\n", "1:7", &["is no home's name", "`maison-` would do"]);
     one(&home("homme: x\n"), "1:1", &["unknown key `homme`", "did you mean `home`?"]);
     one(&home("colour: red\n"), "1:1", &["unknown key `colour`", "known here: home, address"]);
-    one(&home("services:\n- web\n"), "2:1", &["`services` must be a mapping, not a list"]);
+    one(&home("services:\n- web\n"), "1:1", &["`services` must be a mapping, not a list"]);
     one(&home("networks: { a: {} }\n"), "1:1", &["`networks` is refused", "published port"]);
     one(
         &home("secrets: { a: { file: x } }\n"),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 use thermidor_model::state::Role;
 use thermidor_model::{Command, NodeId, Outcome, RadiatorName};
@@ -233,8 +234,9 @@ async fn forget_through_leader(node: &Node, body: Bytes) -> Result<(), LineError
     }
 }
 
-/// On the leader: takes out a member that has never been heard from, of the same name at the same
-/// address, which neither votes nor holds anything. It is the same machine, whose join was interrupted.
+/// On the leader: takes out a member that has never shown its certificate nor acknowledged anything,
+/// of the same name at the same address, which neither votes nor holds data. It is the same machine,
+/// whose join was interrupted.
 pub(crate) async fn forget_unborn(node: &Node, body: &[u8]) -> Result<Bytes, LineError> {
     let Unborn { name, address } = decode(body)?;
     let refused = |why: &str| Err(LineError::Failed(why.to_string()));
@@ -252,7 +254,8 @@ pub(crate) async fn forget_unborn(node: &Node, body: &[u8]) -> Result<Bytes, Lin
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
         matched.is_some() || metrics.membership_config.voter_ids().any(|voter| voter == id)
     };
-    if heard || node.silent_ms().contains_key(&id) {
+    let contacted = node.0.contacted.lock().unwrap_or_else(PoisonError::into_inner).contains(&id);
+    if heard || contacted || node.silent_ms().contains_key(&id) {
         return refused("that member is alive");
     }
     let since = node.leadership().borrow().since_boottime_ns;

@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// A learner this close to the leader's log may vote, entries.
 const LAG_MAX: u64 = 64;
+/// A new voter must have been heard within this time, ms: two absent ones would stop a home of one.
+const SILENT_MAX_MS: u64 = 1000;
 
 /// Why the voters stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +31,8 @@ pub enum MembershipError {
     /// Not a member.
     #[error("there is no member {0}")]
     NoMember(NodeId),
-    /// It has not caught up before the deadline.
-    #[error("member {0} has not caught up: it can't vote yet")]
+    /// It was not heard, or has not caught up, before the deadline.
+    #[error("member {0} is away or has not caught up: it can't vote yet")]
     Behind(NodeId),
     /// Not done before the deadline; it may still happen.
     #[error("the change was not confirmed in time")]
@@ -81,7 +83,9 @@ impl Node {
             }
             self.add_learner(*node, deadline).await?;
         }
-        for node in &voters {
+        // Who votes already may be away: taking the vote from another must not wait for it.
+        let present = self.leadership().borrow().voters.clone();
+        for node in voters.difference(&present) {
             self.wait_caught_up(*node, deadline).await?;
         }
         self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), deadline).await?;
@@ -151,7 +155,8 @@ impl Node {
         let mut metrics = self.raft().metrics();
         let caught_up = async {
             loop {
-                let there = {
+                let heard = self.silent_ms().get(&node).is_some_and(|silent| *silent <= SILENT_MAX_MS);
+                let there = heard && {
                     let seen = metrics.borrow_watched();
                     let matched = seen.replication.as_ref().and_then(|all| all.get(&node).copied().flatten());
                     let last = seen.last_log_index.unwrap_or(0);

@@ -17,13 +17,13 @@ use crate::{disk, founding, keeper, listener, members_file, rescue};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use thermidor_model::{Command, NodeId, State};
+use thermidor_model::{Command, NodeId, Outcome, State};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -117,6 +117,8 @@ pub(crate) struct Inner {
     pub(crate) pool: Arc<LinePool>,
     pub(crate) handlers: BTreeMap<&'static str, Handler>,
     pub(crate) arriving: Mutex<Arriving>,
+    /// Members that have shown us their certificate since the start.
+    pub(crate) contacted: Mutex<BTreeSet<NodeId>>,
     /// No vote is granted before: see [`Node::start`].
     pub(crate) votes_from: Instant,
     /// CLOCK_BOOTTIME, ns, at which a leader last asked this member to take over; 0: never.
@@ -187,6 +189,7 @@ impl Node {
             barriers: Barriers::start(raft.clone(), stop.clone()),
             changing: tokio::sync::Mutex::default(),
             arriving: Mutex::default(),
+            contacted: Mutex::default(),
             data: data.clone(),
             identity,
             address,
@@ -315,9 +318,10 @@ impl Node {
         let mut leadership = self.leadership();
         let mut last = String::from("no leader is known");
         let mut hint = None;
+        let mut guesses = self.guesses();
         while Instant::now() < deadline {
             let known = leadership.borrow_and_update().leader;
-            let answer = match hint.take().or(known) {
+            let answer = match hint.take().or(known).or_else(|| guesses.next()) {
                 None => Err(LineError::NotSent(last.clone())),
                 Some(leader) if leader == self.id() => {
                     let handled = self.handle_as_leader(self.id(), kind, body.clone());
@@ -424,12 +428,16 @@ async fn watch_standing(node: Node) {
 /// Tells the home where we listen now, if that has changed.
 async fn tell_address(node: Node) {
     let mut state = node.state();
+    let mut told = false;
     loop {
         let known = state.borrow_and_update().members.get(&node.id()).map(|member| member.address);
+        // A newcomer has no state yet, and nobody reaches it to give it one before it tells.
+        let known = known.or_else(|| node.pool().addresses.get(node.id()).filter(|_| !told));
         if known.is_some_and(|known| known != node.address()) {
             let readdress = Command::Readdress { node: node.id(), address: node.address() };
-            let told = node.propose(readdress, Instant::now() + Duration::from_secs(5)).await;
-            tracing::info!(address = %node.address(), ?told, "told the home where this member listens");
+            let outcome = node.propose(readdress, Instant::now() + Duration::from_secs(5)).await;
+            told = outcome == Ok(Outcome::Done);
+            tracing::info!(address = %node.address(), ?outcome, "tells the home where this member listens");
             tokio::time::sleep(Duration::from_millis(200)).await;
         } else if state.changed().await.is_err() {
             return;

@@ -82,13 +82,14 @@ impl Node {
         let (proposal, bytes) = prepared(command)?;
         let mut leadership = self.leadership();
         let mut hint = None;
+        let mut guesses = self.guesses();
         let mut last = String::from("none is known");
         while Instant::now() < deadline {
             if self.is_stopped() {
                 return Err(ProposeError::Stopped);
             }
             let known = leadership.borrow_and_update().leader;
-            let attempt = match hint.take().or(known) {
+            let attempt = match hint.take().or(known).or_else(|| guesses.next()) {
                 None => Attempt::Elsewhere(None, last.clone()),
                 Some(leader) if leader == self.id() => self.propose_here(proposal.clone(), deadline).await,
                 Some(leader) => attempt_from(
@@ -109,6 +110,13 @@ impl Node {
             }
         }
         Err(ProposeError::NoLeader(last))
+    }
+
+    /// Other members in turn, for whoever has not heard from a leader yet: each of them knows more.
+    pub(crate) fn guesses(&self) -> impl Iterator<Item = NodeId> + Send + use<> {
+        let others =
+            self.pool().addresses.all().into_keys().filter(|id| *id != self.id()).collect::<Vec<_>>();
+        others.into_iter().cycle()
     }
 
     /// Proposes where this member leads.

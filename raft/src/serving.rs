@@ -59,7 +59,10 @@ pub(crate) async fn serve(
     let state = node.state().borrow().clone();
     let failed = |text: &str| Err(LineError::Failed(text.into()));
     let from = match admit(asker, verb, ours, &state) {
-        Admission::Member(member) => member,
+        Admission::Member(member) => {
+            node.0.contacted.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
+            member
+        }
         Admission::Newcomer => return joining::admit(node, &body, deadline).await,
         Admission::WeAreOld(generation) => {
             node.pool().hear(generation);

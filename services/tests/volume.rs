@@ -311,6 +311,7 @@ fn a_replica_with_a_full_disk_is_left_behind() {
     let mut file = File::create(mount.join("large")).unwrap();
     file.write_all(&noise).unwrap();
     file.sync_all().unwrap();
+    drop(file);
     home.until_in_sync(&[1]);
     assert!(home.failed_words(2).contains("No space left"));
     deliver(&mount, 0..5).unwrap();

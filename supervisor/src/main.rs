@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     // Only fails where a provider is installed already, and then it is this one.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     match thermidor_supervisor::cli::main(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(refused) => {
             eprintln!("thermidor: {refused}");
             ExitCode::from(refused.exit)

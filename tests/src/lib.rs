@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod client;
+pub mod record;
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Options of a lab that runs `thermidor` and whose engines hold these images.
 pub fn options(images: &[Image]) -> Result<Options> {
     let mut options = Options::beside(&program("thermidor")?);
-    options.reaper = vec![program("thermidor-lab")?.to_string_lossy().into_owned(), "lab-reap".into()];
+    options.helper = program("thermidor-lab")?;
     if images.is_empty() {
         options.engine = false;
         return Ok(options);

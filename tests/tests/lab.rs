@@ -10,8 +10,7 @@ use thermidor_supervisor::demo::client::audit::audit;
 use thermidor_supervisor::demo::client::connect::Connected;
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::lab::command::until;
-use thermidor_supervisor::demo::lab::{Lab, Radiator, images};
-use thermidor_tests::client::Client;
+use thermidor_supervisor::demo::lab::{Guest, Lab, Radiator, images};
 
 /// Whether one machine reaches another, by one ping.
 fn reaches(from: &Radiator, to: &Radiator) -> bool {
@@ -27,6 +26,9 @@ fn start_record(radiator: &Radiator) {
     let mount = format!("{}/record:/data", data.trim());
     let image = images::record().tag;
     radiator.run("docker", &["run", "-d", "--name", "record", "--net=host", "-v", &mount, &image]).unwrap();
+    let listens =
+        || radiator.run("docker", &["logs", "record"]).map(|t| t.contains("listening").then_some(()));
+    until(Duration::from_secs(20), "the record service", listens).unwrap();
 }
 
 fn traces(lab: &str, dir: &Path) -> Vec<String> {
@@ -78,9 +80,9 @@ fn a_pulled_plug_ends_engine_and_containers_at_once_and_power_brings_the_engine_
     start_record(salon);
     let to = format!("{}:7000", salon.address());
     let delivered: Delivered =
-        Client::start(&lab, &["record", "--to", &to, "--count", "200"]).unwrap().report().unwrap();
+        Guest::start(&lab, &["record", "--to", &to, "--count", "200"], &[]).unwrap().report().unwrap();
     assert_eq!(delivered.acknowledged.len(), 200, "{delivered:?}");
-    let writer = Client::start(&lab, &["record", "--to", &to, "--prefix", "late"]).unwrap();
+    let writer = Guest::start(&lab, &["record", "--to", &to, "--prefix", "late"], &[]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
 
     salon.freeze().unwrap();
@@ -100,7 +102,7 @@ fn a_pulled_plug_ends_engine_and_containers_at_once_and_power_brings_the_engine_
     salon.power_on().unwrap();
     salon.engine_ready().unwrap();
     salon.run("docker", &["start", "record"]).unwrap();
-    let list = || Client::start(&lab, &["record-list", "--to", &to]).unwrap().report::<Vec<String>>();
+    let list = || Guest::start(&lab, &["record-list", "--to", &to], &[]).unwrap().report::<Vec<String>>();
     let present = until(Duration::from_secs(20), "the record service", || Ok(list().ok())).unwrap();
     for acknowledged in [&delivered.acknowledged, &late.acknowledged] {
         let audit = audit(acknowledged, &present);
@@ -123,11 +125,9 @@ fn a_killed_unit_is_restarted_and_the_connector_tells_refused_from_greeted() {
     .unwrap();
     salon.engine_ready().unwrap();
     let to = format!("{}:7000", salon.address());
-    let connector = Client::start(&lab, &["connect", "--to", &to, "--every-ms", "20"]).unwrap();
+    let connector = Guest::start(&lab, &["connect", "--to", &to, "--every-ms", "20"], &[]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     start_record(salon);
-    let greeted = || salon.run("docker", &["logs", "record"]).map(|t| t.contains("listening").then_some(()));
-    until(Duration::from_secs(20), "the record service", greeted).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let connected: Connected = connector.stop().unwrap();
     assert!(connected.refused > 0 && connected.greeted > 0, "{connected:?}");

@@ -191,7 +191,7 @@ pub enum Frame {
         /// Everything up to this number of the active's epoch is durable; 0: nothing yet.
         durable: u64,
     },
-    /// Active to replica, every 100 ms; answered by an `Ack`.
+    /// Active to replica, five times per replica timeout; answered by an `Ack`.
     Ping,
     /// Replica to active: its disk failed.
     Failed {

@@ -37,7 +37,8 @@ fn radiators(drafts: &Drafts<'_>, findings: &mut Findings) {
         let allowed = |r: &&crate::RadiatorName| {
             (place.only.is_empty() || place.only.contains(*r)) && !place.never.contains(*r)
         };
-        if known && drafts.radiators.keys().filter(allowed).count() == 0 {
+        let clash = !place.only.is_disjoint(&place.never);
+        if known && !clash && drafts.radiators.keys().filter(allowed).count() == 0 {
             let at = draft.radiators.first().map_or(draft.place, |(_, place)| *place);
             findings
                 .error(at, format!("`services.{service}.place` leaves no radiator to run it"))

@@ -1,7 +1,7 @@
 //! What `apply` would change, said before it is done.
 
 use super::units::size_text;
-use super::{HomeSpec, MountSpec, PortSpec, RadiatorSpec, ServiceSpec, VolumeSpec};
+use super::{Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, ServiceSpec, VolumeSpec};
 use crate::name::{ServiceName, VolumeName};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -161,7 +161,7 @@ fn radiators(old: Option<&HomeSpec>, new: &HomeSpec, state: &State, out: &mut Di
                 let what = |key: &str| format!("radiators.{name}.{key}");
                 let fields = |r: &RadiatorSpec| {
                     [
-                        ("heats", text_of(&r.heats)),
+                        ("heats", heats_text(&r.heats)),
                         ("power", format!("{} W", r.power_w)),
                         ("sensor", r.sensor.as_ref().map_or_else(String::new, text_of)),
                         ("comfort", r.comfort.as_ref().map_or_else(String::new, text_of)),
@@ -181,7 +181,14 @@ fn radiators(old: Option<&HomeSpec>, new: &HomeSpec, state: &State, out: &mut Di
 }
 
 fn radiator_text(radiator: &RadiatorSpec) -> String {
-    format!("{}, {} W", text_of(&radiator.heats).to_lowercase(), radiator.power_w)
+    format!("{}, {} W", heats_text(&radiator.heats), radiator.power_w)
+}
+
+fn heats_text(heats: &Heats) -> String {
+    match heats {
+        Heats::Room => "room".to_string(),
+        Heats::Water { tank_l } => format!("water of {tank_l} l"),
+    }
 }
 
 /// A value as compact JSON; every type of the spec has one.

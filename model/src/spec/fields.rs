@@ -24,9 +24,9 @@ impl<'n> Fields<'n> {
             Value::Null => &[],
             other => {
                 let message = format!("`{path}` must be a mapping, not {}", other.kind());
-                findings
-                    .error(node.place, message)
-                    .help(format!("write `{}:` and its keys below", last(path)));
+                // A list's own place is its first item's; the key says better where it is.
+                let at = if matches!(other, Value::List(_)) { place } else { node.place };
+                findings.error(at, message).help(format!("write `{}:` and its keys below", last(path)));
                 return None;
             }
         };

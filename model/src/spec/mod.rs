@@ -1,6 +1,7 @@
 //! What one `home.yaml` declares, validated: a [`HomeSpec`] holds no contradiction
 //! that could be seen without asking the machines.
 
+mod build;
 mod compose;
 mod cross;
 mod difference;

@@ -86,7 +86,8 @@ const SENSORS: &[&str] = &["http", "file", "command", "simulated"];
 
 fn sensor(node: &Node, path: &str, findings: &mut Findings) -> Option<SensorSpec> {
     let mut fields = Fields::of(node, node.place, path, findings)?;
-    let given: Vec<_> = SENSORS.iter().filter_map(|k| fields.take_entry(k)).collect();
+    let mut given: Vec<_> = SENSORS.iter().filter_map(|k| fields.take_entry(k)).collect();
+    given.sort_by_key(|(key, _)| key.place);
     for (coming, instead) in [
         (
             "mqtt",

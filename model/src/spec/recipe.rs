@@ -36,24 +36,26 @@ const YACY_HEAP_MIB: u64 = 600;
 /// Largest message unless said, bytes.
 const MESSAGE_DEFAULT_BYTES: u64 = 50 << 20;
 
-/// What a recipe fills in.
-pub(super) fn defaults(recipe: &RecipeSpec) -> Defaults {
+/// What the recipe of that name fills in.
+fn defaults(recipe: &str) -> Defaults {
     match recipe {
-        RecipeSpec::Mail(_) => Defaults {
+        "mail" => Defaults {
             ports: MAIL_PORTS.map(|p| PortSpec { published: p, target: p, proxy_protocol: true }).to_vec(),
             volume_path: Some("/srv/mail"),
             stop_grace_s: 10,
         },
-        RecipeSpec::Yacy(_) => Defaults {
+        "yacy" => Defaults {
             ports: vec![PortSpec { published: YACY_PORT, target: YACY_PORT, proxy_protocol: false }],
             volume_path: Some("/opt/yacy_search_server/DATA"),
             stop_grace_s: YACY_STOP_S,
         },
+        _ => Defaults::default(),
     }
 }
 
-/// Reads `recipe:` and `settings:` of a service.
-pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> Option<RecipeSpec> {
+/// Reads `recipe:` and `settings:` of a service. The defaults stand also where the settings are
+/// wrong, so that one mistake is not told as several.
+pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> (Option<RecipeSpec>, Defaults) {
     let recipe = fields.take("recipe");
     let settings = fields.take_entry("settings");
     let Some(recipe) = recipe else {
@@ -62,21 +64,23 @@ pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> Option<R
                 .error(key.place, format!("`{}` without a recipe", fields.at("settings")))
                 .help("settings are a recipe's; an image takes `environment:`");
         }
-        return None;
+        return (None, Defaults::default());
     };
+    let Some(name) = text(recipe, &fields.at("recipe"), findings) else { return (None, Defaults::default()) };
     let path = fields.at("settings");
     let inner = match settings {
-        Some((key, node)) => Fields::of(node, key.place, &path, findings)?,
-        None => Fields::empty(fields.place, &path),
+        Some((key, node)) => Fields::of(node, key.place, &path, findings),
+        None => Some(Fields::empty(fields.place, &path)),
     };
-    match text(recipe, &fields.at("recipe"), findings)? {
+    let spec = inner.and_then(|inner| match name {
         "mail" => mail(inner, findings).map(RecipeSpec::Mail),
         "yacy" => yacy(inner, findings).map(RecipeSpec::Yacy),
         other => {
             choice(recipe, &fields.at("recipe"), other, &["mail", "yacy"], findings);
             None
         }
-    }
+    });
+    (spec, defaults(name))
 }
 
 fn mail(mut fields: Fields<'_>, findings: &mut Findings) -> Option<MailSpec> {

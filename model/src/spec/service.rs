@@ -5,8 +5,8 @@ use super::fields::{Fields, duration, filled, items, name, number, size, text};
 use super::report::{Findings, Place};
 use super::tree::{Key, Node, Value};
 use super::words::{nearest, split_shell};
-use super::{HealthSpec, HeatClass, MountSpec, PlaceSpec, PortSpec, RecipeSpec, ServiceSpec};
-use super::{environment, ports, recipe, volumes};
+use super::{HealthSpec, HeatClass, MountSpec, PlaceSpec, PortSpec, ServiceSpec};
+use super::{build, environment, ports, recipe, volumes};
 use crate::name::RadiatorName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,13 +37,19 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
     let path = format!("services.{}", key.text);
     let mut fields = Fields::of(node, key.place, &path, findings)?;
     let before = findings.problems.len();
-    let recipe = recipe::read(&mut fields, findings);
-    let defaults = recipe.as_ref().map(recipe::defaults).unwrap_or_default();
+    let (recipe, defaults) = recipe::read(&mut fields, findings);
 
-    let image =
-        fields.take("image").and_then(|n| filled(n, &fields.at("image"), findings)).map(str::to_string);
-    let build = fields.take("build").and_then(|n| volumes::read_build(n, &path, findings));
-    let has_source = fields_have_source(&image, &build, &recipe);
+    let image = fields.take_entry("image");
+    let build = fields.take("build").and_then(|n| build::read(n, &path, findings));
+    let image = image.and_then(|(k, n)| Some((k, filled(n, &fields.at("image"), findings)?.to_string())));
+    let image = match (image, &build) {
+        (Some((key, _)), Some(_)) => {
+            findings.notice(key.place, "`image` is ignored: it is built, and named by its content");
+            None
+        }
+        (image, _) => image.map(|(_, image)| image),
+    };
+    let has_source = image.is_some() || build.is_some() || recipe.is_some();
     if !has_source && findings.problems.len() == before {
         findings
             .error(key.place, format!("`{path}` has nothing to run"))
@@ -117,10 +123,6 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
         place,
     };
     Some(Draft { spec, ports, mounts, radiators, place: key.place })
-}
-
-fn fields_have_source<B>(image: &Option<String>, build: &Option<B>, recipe: &Option<RecipeSpec>) -> bool {
-    image.is_some() || build.is_some() || recipe.is_some()
 }
 
 /// A command as a list, or as a line split like a shell does.

@@ -136,7 +136,8 @@ pub(super) fn parse(text: &str, findings: &mut Findings) -> Option<Node> {
         Err(error) => {
             let place = error.location().map_or(Place::START, |l| Place::from(&l));
             let plain = error.without_snippet().render();
-            let message = plain.lines().next().unwrap_or("no YAML").trim().to_string();
+            let first = plain.lines().next().unwrap_or("it can't be read");
+            let message = first.split(" at line ").next().unwrap_or(first).trim();
             findings.error(place.within(text), format!("this is no YAML: {message}"));
             None
         }

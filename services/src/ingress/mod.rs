@@ -111,7 +111,7 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
     let _end_sessions = shared.ending.clone().drop_guard();
     let mut file = RoutesFile::new(&options.run_dir);
     let mut listeners = Listeners::new(options.connections_max);
-    let mut status = IngressStatus::default();
+    let (mut said, mut table_fault) = (None, None);
     let mut wanted = doors(&options, &Routes::default());
     listeners.follow(&shared, &wanted);
     loop {
@@ -121,12 +121,12 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
                     wanted = doors(&options, &routes);
                     publish.send_replace(Arc::new(routes));
                     listeners.follow(&shared, &wanted);
-                    status.table_fault = None;
+                    table_fault = None;
                 }
                 Err(e) => {
                     let fault = e.to_string();
                     tracing::warn!(error = %fault, "the last good routing table is kept");
-                    status.table_fault = Some(fault);
+                    table_fault = Some(fault);
                 }
             }
         }
@@ -134,7 +134,12 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
             listeners.follow(&shared, &wanted);
         }
         shared.cuts.sweep(&shared.routes(), &shared.leases);
-        say(&options.run_dir, &listeners, &mut status);
+        let status = IngressStatus {
+            listening: listeners.listening(),
+            failed: listeners.failed(),
+            table_fault: table_fault.clone(),
+        };
+        say(&options.run_dir, status, &mut said);
         let pause = if shared.cuts.sessions() > 0 { LOOK_BUSY } else { LOOK_IDLE };
         tokio::select! {
             () = ending.cancelled() => return,
@@ -150,23 +155,18 @@ fn doors(options: &IngressOptions, routes: &Routes) -> BTreeSet<Door> {
 }
 
 /// Writes [`STATUS_FILE`] when something has changed.
-fn say(run_dir: &Path, listeners: &Listeners, status: &mut IngressStatus) {
-    let now = IngressStatus {
-        listening: listeners.listening(),
-        failed: listeners.failed(),
-        table_fault: status.table_fault.clone(),
-    };
+fn say(run_dir: &Path, status: IngressStatus, said: &mut Option<IngressStatus>) {
     let path = run_dir.join(STATUS_FILE);
-    if now == *status && path.exists() {
+    if said.as_ref() == Some(&status) && path.exists() {
         return;
     }
     let written = tempfile::NamedTempFile::new_in(run_dir).and_then(|mut file| {
-        serde_json::to_writer(&mut file, &now)?;
+        serde_json::to_writer(&mut file, &status)?;
         file.flush()?;
         file.persist(&path).map(drop).map_err(|e| e.error)
     });
     match written {
-        Ok(()) => *status = now,
+        Ok(()) => *said = Some(status),
         Err(e) => tracing::debug!(error = %e, "the ingress cannot say how it stands"),
     }
 }

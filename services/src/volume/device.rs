@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long a loop device may take to let go, and an unmount to be no more busy.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
+/// The same, where the device is taken away by force: what is held goes with its last user.
+const RELEASE_BY_FORCE_MAX: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(5);
 const MIB: u64 = 1 << 20;
 /// What ext4 does about an error: it stops writing, it never goes on.
@@ -83,24 +85,13 @@ impl Places {
     /// Makes the directories and takes away what an earlier process left: mounts, loop devices,
     /// a FUSE connection that nobody serves.
     pub fn clean(&self) -> Result<(), DeviceError> {
+        let (fuse, mnt) = (self.fuse(), self.mount());
         std::fs::create_dir_all(&self.dir).map_err(step("creating the directory", &self.dir))?;
         // Before anything is mounted below, or that would be hidden.
         mounts::share(&self.dir).map_err(step("sharing mounts", &self.dir))?;
         show_connections();
-        let (fuse, mnt) = (self.fuse(), self.mount());
-        // Abort first: whoever hangs in that mount is freed, and unmounting cannot hang.
-        if let Some(left) = mounts::on(&fuse).map_err(step("reading mounts", &fuse))?
-            && left.kind.starts_with("fuse")
-        {
-            abort(&fuse, left.minor).map_err(step("aborting the old connection", &fuse))?;
-        }
-        for (point, what) in [(&mnt, "unmounting"), (&fuse, "unmounting the export")] {
-            if point == &fuse {
-                for old in loops_of(&self.exported()).map_err(step("listing loop devices", &fuse))? {
-                    detach_loop(&old)?;
-                }
-            }
-            mounts::take_off(point, true).map_err(step(what, point))?;
+        self.sweep()?;
+        for point in [&mnt, &fuse] {
             match std::fs::create_dir(point) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other.map_err(step("creating the directory", point))?,
@@ -113,13 +104,37 @@ impl Places {
         Ok(())
     }
 
-    /// Takes the volume's directory's protection away, so that it can be removed.
+    fn sweep(&self) -> Result<(), DeviceError> {
+        let (fuse, mnt) = (self.fuse(), self.mount());
+        // Abort first: whoever hangs in that mount is freed, and unmounting cannot hang.
+        if let Some(left) = mounts::on(&fuse).map_err(step("reading mounts", &fuse))?
+            && left.kind.starts_with("fuse")
+        {
+            abort(&fuse, left.minor).map_err(step("aborting the old connection", &fuse))?;
+        }
+        mounts::take_off(&mnt, true).map_err(step("unmounting", &mnt))?;
+        // While the export is there, for by its path they are known.
+        for old in loops_of(&self.exported()).map_err(step("listing loop devices", &fuse))? {
+            detach_loop(&old)?;
+        }
+        mounts::take_off(&fuse, true).map_err(step("unmounting the export", &fuse))
+    }
+
+    /// Takes every mount of this volume away; for the end of its process.
+    pub fn leave(&self) -> Result<(), DeviceError> {
+        self.sweep()?;
+        // The directory itself was bound where mounts were not shared.
+        mounts::take_off(&self.dir, true).map_err(step("unmounting", &self.dir))
+    }
+
+    /// Leaves, and takes the mountpoint's protection away, so that the directory can be removed.
     pub fn unprotect(&self) -> Result<(), DeviceError> {
+        self.leave()?;
         let mnt = self.mount();
         if mnt.exists() {
             mounts::set_immutable(&mnt, false).map_err(step("freeing the mountpoint", &mnt))?;
         }
-        mounts::take_off(&self.dir, true).map_err(step("unmounting", &self.dir))
+        Ok(())
     }
 
     /// Loop device over the exported file, a file system if there is none yet, and the mount.
@@ -150,19 +165,19 @@ impl Places {
             }
             std::thread::sleep(POLL);
         }
-        self.release_loops()
+        self.release_loops(RELEASE_MAX)
     }
 
     /// The way back when the device has failed: nothing is waited for that needs it.
     pub fn detach_by_force(&self) -> Result<(), DeviceError> {
         let mnt = self.mount();
         mounts::take_off(&mnt, true).map_err(step("unmounting", &mnt))?;
-        self.release_loops()
+        self.release_loops(RELEASE_BY_FORCE_MAX)
     }
 
-    fn release_loops(&self) -> Result<(), DeviceError> {
+    fn release_loops(&self, within: Duration) -> Result<(), DeviceError> {
         let exported = self.exported();
-        let deadline = Instant::now() + RELEASE_MAX;
+        let deadline = Instant::now() + within;
         loop {
             let left = loops_of(&exported).map_err(step("listing loop devices", &exported))?;
             let Some(device) = left.first() else { return Ok(()) };

@@ -4,6 +4,7 @@
 use super::image::Image;
 use bytes::Bytes;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,6 +25,31 @@ pub struct Disk {
     threads: Vec<JoinHandle<()>>,
     /// The first error's words, for the header.
     words: Arc<Mutex<String>>,
+    headers: Headers,
+}
+
+/// Two threads write headers; an older one must not come after a newer one.
+#[derive(Debug, Default)]
+struct Headers {
+    given: AtomicU64,
+    written: Arc<Mutex<u64>>,
+}
+
+impl Headers {
+    /// A way to write the header given now, unless a newer one was written meanwhile.
+    fn writer(&self) -> impl FnOnce(&Image, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + use<> {
+        let (stamp, written) = (self.given.fetch_add(1, Ordering::Relaxed) + 1, self.written.clone());
+        move |image, write| {
+            let mut newest = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if stamp > *newest {
+                *newest = stamp;
+                write()
+            } else {
+                // What the newer one holds has to be as durable as this one was to be.
+                image.sync()
+            }
+        }
+    }
 }
 
 const SYNCS: usize = 0;
@@ -39,7 +65,13 @@ fn work(image: &Image, jobs: &Receiver<Job>) {
 impl Disk {
     /// Starts the threads over an image.
     pub fn start(image: Arc<Image>) -> io::Result<Self> {
-        let mut disk = Self { image: image.clone(), queues: vec![], threads: vec![], words: Arc::default() };
+        let mut disk = Self {
+            image: image.clone(),
+            queues: vec![],
+            threads: vec![],
+            words: Arc::default(),
+            headers: Headers::default(),
+        };
         for name in ["volume-sync", "volume-mark", "volume-hash"] {
             let (queue, jobs) = sync_channel(JOBS_MAX);
             let image = image.clone();
@@ -84,22 +116,32 @@ impl Disk {
             LocalEffect::Store { id, op } => {
                 return Some(finish(self.image.store(&op, payload), LocalEvent::Stored { id }));
             }
-            LocalEffect::Sync { id, header } => self.queue(SYNCS, move |image| {
-                let noted = header.map_or(Ok(()), |header| image.note(|h| h.image = header));
-                answer(finish(noted.and_then(|()| image.sync()), LocalEvent::Synced { id }));
-            }),
+            LocalEffect::Sync { id, header } => {
+                let header = header.map(|header| (header, self.headers.writer()));
+                self.queue(SYNCS, move |image| {
+                    let noted = header.map_or(Ok(()), |(header, writer)| {
+                        writer(image, &mut || image.note(|h| h.image = header.clone()))
+                    });
+                    answer(finish(noted.and_then(|()| image.sync()), LocalEvent::Synced { id }));
+                });
+            }
             LocalEffect::Mark { mark, unmark } => self.queue(MARKS, move |image| {
                 answer(finish(image.mark(&mark, &unmark), LocalEvent::Marked));
             }),
-            LocalEffect::SaveHeader(header) => self.queue(MARKS, move |image| {
-                let saved = image.update(|h| {
-                    if header.failed && h.words.is_empty() {
-                        h.words = words;
-                    }
-                    h.image = header;
+            LocalEffect::SaveHeader(header) => {
+                let writer = self.headers.writer();
+                self.queue(MARKS, move |image| {
+                    let mut save = || {
+                        image.update(|h| {
+                            if header.failed && h.words.is_empty() {
+                                h.words.clone_from(&words);
+                            }
+                            h.image = header.clone();
+                        })
+                    };
+                    answer(finish(writer(image, &mut save), LocalEvent::HeaderSaved));
                 });
-                answer(finish(saved, LocalEvent::HeaderSaved));
-            }),
+            }
         }
         None
     }
@@ -178,5 +220,20 @@ mod tests {
         let mut bytes = vec![0; 1 << 20];
         bytes[..2].copy_from_slice(b"ab");
         assert_eq!(hear.recv().unwrap(), vec![(0, *blake3::hash(&bytes).as_bytes())]);
+    }
+
+    #[test]
+    fn an_older_header_does_not_undo_a_newer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = VolumeName::new("mail").unwrap();
+        let image = Image::create(&dir.path().join("image"), &name, ReplicaId(1), 1 << 20).unwrap();
+        let headers = Headers::default();
+        let (older, newer) = (headers.writer(), headers.writer());
+        let promise = |epoch| image.update(|h| h.image.promised = epoch);
+        newer(&image, &mut || promise(5)).unwrap();
+        older(&image, &mut || promise(4)).unwrap();
+        assert_eq!(image.state().header.promised, 5);
+        headers.writer()(&image, &mut || promise(6)).unwrap();
+        assert_eq!(image.state().header.promised, 6);
     }
 }

@@ -24,6 +24,7 @@ use thermidor_model::observe::ReplicaState;
 use thermidor_model::replication::{CannotServe, EXTENT_BYTES, Event, Limits};
 use thermidor_model::{NodeId, ReplicaId, VolumeName};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -139,6 +140,7 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
         quit: Notify::new(),
     });
     let looking = tokio::spawn(process.clone().look_after());
+    let mut asked_to_end = signal(SignalKind::terminate()).map_err(io(&process.options.dir))?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -149,6 +151,7 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
                 }
             },
             () = process.quit.notified() => break,
+            _ = asked_to_end.recv() => break,
         }
     }
     looking.abort();
@@ -188,6 +191,8 @@ enum Role {
     #[default]
     Unconfigured,
     Idle(String),
+    /// Of an epoch whose device is being taken away.
+    Ending(u64),
     Following(Following),
     Active {
         active: Arc<Active>,
@@ -341,7 +346,14 @@ impl Process {
 
     /// Ends the role; an attached device is taken away by force.
     async fn end_role(self: &Arc<Self>, why: Option<&str>) {
-        let role = std::mem::take(&mut lock(&self.state).role);
+        let role = {
+            let mut state = lock(&self.state);
+            let next = match &state.role {
+                Role::Active { epoch, .. } => Role::Ending(*epoch),
+                _ => Role::Unconfigured,
+            };
+            std::mem::replace(&mut state.role, next)
+        };
         let why = why.unwrap_or("the volume process ends").to_string();
         *lock(&self.cutter) = None;
         match role {
@@ -359,7 +371,7 @@ impl Process {
                 .await;
                 dialling.into_values().for_each(|(_, task)| task.abort());
             }
-            Role::Idle(_) | Role::Unconfigured => {}
+            Role::Idle(_) | Role::Ending(_) | Role::Unconfigured => {}
         }
     }
 
@@ -469,7 +481,7 @@ impl Process {
                     )));
                 }
                 Role::Idle(words) => return Err(Refused::NoImage(words.clone())),
-                Role::Following(_) | Role::Unconfigured => {}
+                Role::Following(_) | Role::Ending(_) | Role::Unconfigured => {}
             }
             let record = configured.record.clone();
             if record.epoch != epoch || record.active != Some(self.options.node) {
@@ -608,8 +620,8 @@ impl Process {
             task.abort();
         }
         let places = self.places.clone();
-        if let Err(e) = blocking(move || places.clean()).await {
-            tracing::error!(error = %e, "something is left behind");
+        if let Err(e) = blocking(move || places.leave()).await {
+            tracing::error!(error = %chain(&e), "something is left behind");
         }
     }
 
@@ -629,6 +641,7 @@ impl Process {
         };
         match &state.role {
             Role::Unconfigured => {}
+            Role::Ending(epoch) => (status.state, status.epoch) = (ReplicaState::Active, *epoch),
             Role::Idle(words) => status.state = ReplicaState::Failed(words.clone()),
             Role::Following(following) => {
                 let view = following.view();

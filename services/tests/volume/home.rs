@@ -348,7 +348,15 @@ impl Home {
         let create = record.epoch == 0 || !record.in_sync.contains(&node);
         let members = self.radiators.values().map(|r| (r.node, r.ip)).collect();
         let configuration = Configuration { record, members, create };
-        self.wait(self.radiators[&node].control.configure(configuration))
+        self.wait(async {
+            let control = &self.radiators[&node].control;
+            let within = Duration::from_secs(3);
+            match tokio::time::timeout(within, control.configure(configuration)).await {
+                Ok(done) => done,
+                // It was stopped: the daemon would try again.
+                Err(_) => Err(ControlError::Silent(volume())),
+            }
+        })
     }
 
     pub fn configure_all(&self) {
@@ -497,7 +505,7 @@ impl Drop for Home {
                 drop(child.kill());
                 drop(child.wait());
             }
-            let cleaned = radiator.places.clean().and_then(|()| radiator.places.unprotect());
+            let cleaned = radiator.places.unprotect();
             if let Err(e) = cleaned {
                 eprintln!("radiator {} left something: {e:?}", radiator.node);
             }

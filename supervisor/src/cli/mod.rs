@@ -11,6 +11,7 @@ use crate::api::Refused;
 use crate::paths::{DATA_DEFAULT, Paths};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use thermidor_model::name::HomeName;
 use thermidor_model::{RadiatorName, ServiceName, VolumeName};
 
@@ -246,44 +247,50 @@ enum SecretVerb {
 }
 
 /// Does what was asked; the error knows its exit code.
-pub fn main(cli: Cli) -> Result<(), Refused> {
-    let paths = Paths::of(&cli.data);
+pub fn main(cli: Cli) -> Result<ExitCode, Refused> {
     match cli.verb {
-        Verb::Demo(args) => crate::demo::main(args.keep),
-        Verb::Lab(command) => command.run().map(drop).map_err(|e| Refused::because(format!("{e:#}"))),
-        Verb::Doctor => doctor::main(&paths),
-        Verb::Init(args) => home::init(&paths, args),
-        Verb::Invite { ttl } => home::invite(&paths, &ttl),
-        Verb::Join(args) => home::join(&paths, args),
-        Verb::Leave { radiator } => home::leave(&paths, radiator),
-        Verb::Rescue { others_are_unplugged } => home::rescue(&paths, others_are_unplugged),
-        Verb::Apply(args) => apply::main(&paths, &args),
+        Verb::Demo(args) => Ok(crate::demo::main(args.keep)),
+        Verb::Lab(command) => command.run().map_err(|e| Refused::because(format!("{e:#}"))),
+        verb => run(&Paths::of(&cli.data), verb).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
+    match verb {
+        Verb::Demo(_) | Verb::Lab(_) => Ok(()),
+        Verb::Doctor => doctor::main(paths),
+        Verb::Init(args) => home::init(paths, args),
+        Verb::Invite { ttl } => home::invite(paths, &ttl),
+        Verb::Join(args) => home::join(paths, args),
+        Verb::Leave { radiator } => home::leave(paths, radiator),
+        Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
+        Verb::Apply(args) => apply::main(paths, &args),
         Verb::Schema => show::print_json(&thermidor_model::spec::schema()),
-        Verb::Status(output) => show::status(&paths, output.format),
-        Verb::Explain { service, output } => show::explain(&paths, service, output.format),
-        Verb::Radiator { verb: Listing::Ls(output) } => show::radiators(&paths, None, output.format),
+        Verb::Status(output) => show::status(paths, output.format),
+        Verb::Explain { service, output } => show::explain(paths, service, output.format),
+        Verb::Radiator { verb: Listing::Ls(output) } => show::radiators(paths, None, output.format),
         Verb::Radiator { verb: Listing::Show { name, output } } => {
-            show::radiators(&paths, Some(name.as_str()), output.format)
+            show::radiators(paths, Some(name.as_str()), output.format)
         }
         Verb::Service { verb: Listing::Ls(output) } | Verb::Ps(output) => {
-            show::services(&paths, None, output.format)
+            show::services(paths, None, output.format)
         }
         Verb::Service { verb: Listing::Show { name, output } } => {
-            show::services(&paths, Some(name.as_str()), output.format)
+            show::services(paths, Some(name.as_str()), output.format)
         }
-        Verb::Volume { verb } => volume(&paths, verb),
-        Verb::Secret { verb } => secret(&paths, verb),
-        Verb::Mail { verb } => mail::main(&paths, verb),
-        Verb::Logs { service, follow, tail } => show::logs(&paths, service, follow, tail),
-        Verb::Events { follow, output } => show::events(&paths, follow, output.format),
-        Verb::Move { service, radiator } => home::move_service(&paths, service, radiator),
-        Verb::Off { radiator, until, power_off } => home::off(&paths, radiator, until.as_deref(), power_off),
-        Verb::On { radiator } => home::on(&paths, radiator),
-        Verb::Target { radiator, celsius } => home::target(&paths, radiator, &celsius),
-        Verb::Run(args) => processes::run(&paths, args),
-        Verb::Guard => processes::guard(&paths),
-        Verb::Ingress => processes::ingress(&paths),
-        Verb::VolumeProcess(args) => processes::volume(&paths, args),
+        Verb::Volume { verb } => volume(paths, verb),
+        Verb::Secret { verb } => secret(paths, verb),
+        Verb::Mail { verb } => mail::main(paths, verb),
+        Verb::Logs { service, follow, tail } => show::logs(paths, service, follow, tail),
+        Verb::Events { follow, output } => show::events(paths, follow, output.format),
+        Verb::Move { service, radiator } => home::move_service(paths, service, radiator),
+        Verb::Off { radiator, until, power_off } => home::off(paths, radiator, until.as_deref(), power_off),
+        Verb::On { radiator } => home::on(paths, radiator),
+        Verb::Target { radiator, celsius } => home::target(paths, radiator, &celsius),
+        Verb::Run(args) => processes::run(paths, args),
+        Verb::Guard => processes::guard(paths),
+        Verb::Ingress => processes::ingress(paths),
+        Verb::VolumeProcess(args) => processes::volume(paths, args),
         Verb::VolumeWatchdog { arguments } => processes::volume_watchdog(&arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "thermidor", &mut std::io::stdout());

@@ -104,7 +104,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
                 let grant: LeaseGrant = serde_json::from_slice(&answer.map_err(|e| e.to_string())?)
                     .map_err(|e| format!("the leader is of another version: {e}"))?;
                 client.set_members(grant.members.clone());
-                Ok(grant)
+                Ok::<_, String>(grant)
             }
             .boxed()
         };

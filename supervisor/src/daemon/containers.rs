@@ -266,7 +266,8 @@ async fn adopt(context: &Context) {
 async fn follow_events(context: Context) {
     loop {
         match context.engine.events().await {
-            Ok(mut events) => {
+            Ok(events) => {
+                let mut events = Box::pin(events);
                 while let Some(event) = events.next().await {
                     match event {
                         Ok(event) => debug!(service = %event.service, action = %event.action, "engine"),

@@ -38,7 +38,7 @@ impl Context {
             Request::MailAccounts { service } => mail_accounts(&state, &service),
             Request::Invite { ttl_s } => {
                 let token = self.node.invite(Duration::from_secs(ttl_s)).await;
-                token.map(|t| Value::from(t.to_string())).map_err(|e| Refused::because(e.to_string()))
+                token.map(|t| Value::from(t.text())).map_err(|e| Refused::because(e.to_string()))
             }
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,

@@ -1,13 +1,13 @@
 //! This radiator's loop: desired from the applied state, actual from engine and volumes, one step
 //! for each service. A step runs beside the loop, so that a slow stop of one service keeps nobody else waiting.
 
-use super::Context;
+use super::{Context, Page};
 use super::worker;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::reconcile::{Step, reconcile};
 use thermidor_model::{ServiceName, State};
-use thermidor_services::lease_page::{LeasePage, boottime_ns};
+use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -68,7 +68,7 @@ fn next_steps(context: &Context, state: &State, now: Instant) -> BTreeMap<Servic
     reconcile(state, context.node.id(), &actual)
 }
 
-fn held_leases(page: &LeasePage, state: &State) -> BTreeMap<ServiceName, u64> {
+fn held_leases(page: &Page, state: &State) -> BTreeMap<ServiceName, u64> {
     let now = boottime_ns();
     state.services.keys().filter_map(|s| Some((s.clone(), page.held(s.as_str(), now)?.epoch))).collect()
 }

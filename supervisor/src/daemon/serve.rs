@@ -92,13 +92,13 @@ async fn logs(
     if let Some(text) = refusal {
         return say(line, Reply::Refused(Refused::because(text))).await;
     }
-    let mut lines = match context.engine.logs(&service, follow, tail).await {
-        Ok(lines) => lines,
+    let mut lines = match context.engine.logs(&service, follow, Some(tail as usize)).await {
+        Ok(lines) => Box::pin(lines),
         Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
     };
     while let Some(text) = lines.next().await {
         match text {
-            Ok(text) => say(line, Reply::Line(text)).await?,
+            Ok(said) => say(line, Reply::Line(said.text)).await?,
             Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
         }
     }

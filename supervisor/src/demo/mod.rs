@@ -2,11 +2,15 @@
 //! that uses what they serve, and the story that `thermidor demo` tells with both.
 
 pub mod client;
+pub mod home;
 pub mod lab;
+pub mod story;
 
+use crate::api::Refused;
+use lab::{Lab, Options, images};
 use std::process::ExitCode;
 
-/// The verbs of the demo; all but `demo` itself are for the lab's own use.
+/// The verbs of the lab, for its own use; none is shown in the help.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum DemoCommand {
     /// Acts as a client of the home.
@@ -28,6 +32,14 @@ pub enum DemoCommand {
         /// The lab.
         name: Option<String>,
     },
+    /// Runs a command on a machine with an engine of its own, whose socket it finds in
+    /// THERMIDOR_TEST_DOCKER.
+    #[command(hide = true)]
+    LabRun {
+        /// The command.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 impl DemoCommand {
@@ -42,7 +54,30 @@ impl DemoCommand {
                     println!("removed what the lab {name} left");
                 }
             }
+            DemoCommand::LabRun { command } => return lab_run(&command),
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The images that a home's radiators start with where no image registry answers.
+pub fn home_images() -> Vec<images::Image> {
+    vec![images::record()]
+}
+
+fn lab_run(command: &[String]) -> anyhow::Result<ExitCode> {
+    let options = Options::beside(&std::env::current_exe()?);
+    let options = options.with_images(&home_images(), &|text| eprintln!("{text}"))?;
+    let lab = Lab::new(&format!("run-{}", std::process::id()), &["bench"], options)?;
+    lab.engines_ready()?;
+    let here = std::env::current_dir()?;
+    let mut run = lab.radiator("bench")?.command("sh")?;
+    run.args(["-c", r#"cd "$1" && shift && exec "$@""#, "lab"]).arg(here).args(command);
+    let status = run.env("THERMIDOR_TEST_DOCKER", "unix:///run/docker.sock").status()?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// Tells the story of a home: `thermidor demo`. Refused if a claim of it failed.
+pub fn main(keep: bool) -> Result<(), Refused> {
+    story::tell(keep).map_err(|error| Refused::because(format!("{error:#}")))
 }

@@ -7,6 +7,8 @@ mod raise;
 mod registry;
 mod run;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use daemon::{Call, GuardClient, Reply, StatusLease, StatusReply};
 pub use raise::raise;

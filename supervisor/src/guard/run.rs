@@ -67,7 +67,9 @@ where
     let path = guard.options.run_dir.join(SOCKET_FILE);
     let listener = socket::listen(&path).map_err(|source| GuardError::Socket { path, source })?;
     let (send, mut calls) = mpsc::channel::<Asked>(CALLS_MAX);
-    let accepting = tokio::spawn(socket::accept(listener, send));
+    // In a set, so that it ends with this future, however that ends.
+    let mut accepting = JoinSet::new();
+    accepting.spawn(socket::accept(listener, send));
     let mut asks = JoinSet::new();
     let mut renew = tokio::time::interval(Duration::from_millis(guard.options.timing.renew_ms));
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,7 +115,6 @@ where
             });
         }
     }
-    accepting.abort();
     Ok(())
 }
 

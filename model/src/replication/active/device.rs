@@ -158,8 +158,10 @@ impl Active {
                     self.out.push(Effect::Reply { request, ok: true });
                 }
                 Some(Flush { detach: true, .. }) => {
-                    self.detaching = false;
+                    // the lease goes back with it, so nothing is answered any more
+                    self.fenced = true;
                     self.out.push(Effect::Detached);
+                    return self.refuse_all();
                 }
                 _ => {}
             }

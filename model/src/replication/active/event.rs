@@ -143,7 +143,8 @@ pub enum Effect {
         /// For people.
         why: String,
     },
-    /// Answers [`Event::Detach`]: all is durable on every in-sync member.
+    /// Answers [`Event::Detach`]: all is durable on every in-sync member. From now on every request gets
+    /// EIO, as after [`Effect::Fenced`]; close the sessions and give the lease back.
     Detached,
 }
 

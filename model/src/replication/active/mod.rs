@@ -19,8 +19,8 @@ use peer::Peer;
 use set::Proposed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// How often a session is pinged, ms.
-const PING_MS: u64 = 100;
+/// So many pings go out in a replica timeout.
+const PINGS: u64 = 5;
 
 /// The number of the tail: what every epoch begins with, the marked extents as its first operation.
 const TAIL: u64 = 1;
@@ -256,7 +256,7 @@ impl Active {
     }
 
     fn ping(&mut self) {
-        if self.now_ms < self.pinged_ms + PING_MS {
+        if self.now_ms < self.pinged_ms + self.limits.replica_timeout_ms / PINGS {
             return;
         }
         self.pinged_ms = self.now_ms;

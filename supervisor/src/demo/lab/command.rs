@@ -80,9 +80,15 @@ pub(crate) fn line(command: &Command) -> String {
     words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command to its end and returns what it printed; an exit other than 0 is an error.
+/// Runs a command to its end, without standard input, and returns what it printed; an exit
+/// other than 0 is an error.
 pub fn output(command: &mut Command) -> Result<String, LabError> {
-    let said = finish(command)?;
+    ended(command.stdin(Stdio::null()))
+}
+
+/// The same, with the standard input that the command was given.
+pub fn ended(command: &mut Command) -> Result<String, LabError> {
+    let said = command.output().map_err(|source| LabError::Start { command: line(command), source })?;
     if said.status.success() {
         return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
     }

@@ -3,12 +3,13 @@
 //! whose store then is the seed of each radiator's.
 
 use super::cgroup::Cgroup;
-use super::command::{LabError, at, line, output, until};
+use super::command::{LabError, at, ended, line, output, until};
 use super::machine::{Machine, Own};
 use super::registry::{REGISTRY, Registration};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The tag of the base, which Dockerfiles name in `FROM`.
@@ -16,23 +17,33 @@ pub const BASE: &str = "debian:bookworm-slim";
 /// How long the building engine may take to start or stop.
 const ENGINE_SETTLE: Duration = Duration::from_secs(60);
 
-/// An image to build: its tag and the files of its context, `Dockerfile` among them.
+/// An image to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// Name and tag.
     pub tag: String,
-    /// Path in the context and content; all are made executable.
-    pub files: Vec<(String, Vec<u8>)>,
+    /// What it is built from.
+    pub context: Context,
+}
+
+/// What an image is built from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Context {
+    /// A `Dockerfile` alone.
+    Dockerfile(String),
+    /// A packed folder (tar) with a `Dockerfile` in it.
+    Packed(Vec<u8>),
 }
 
 /// The record service: appends each line it is sent to its volume, fsyncs, then answers.
 pub fn record() -> Image {
+    let program = include_str!("../images/record.pl");
+    let dockerfile = include_str!("../images/record.dockerfile");
+    // A Dockerfile alone has no files beside it: the program stands in one of its lines.
+    let packed: String = program.bytes().map(|byte| format!("{byte:02x}")).collect();
     Image {
         tag: "thermidor/record:1".into(),
-        files: vec![
-            ("Dockerfile".into(), include_bytes!("../images/record.dockerfile").to_vec()),
-            ("record".into(), include_bytes!("../images/record.pl").to_vec()),
-        ],
+        context: Context::Dockerfile(dockerfile.replace("@PROGRAM@", &packed)),
     }
 }
 
@@ -67,10 +78,12 @@ fn copy_store(from: &Path, to: &Path) -> Result<(), LabError> {
 fn digest(images: &[Image]) -> String {
     let mut hash = blake3::Hasher::new();
     for image in images {
+        let context = match &image.context {
+            Context::Dockerfile(text) => text.as_bytes(),
+            Context::Packed(tar) => tar,
+        };
         hash.update(image.tag.as_bytes()).update(&[0]);
-        for (path, bytes) in &image.files {
-            hash.update(path.as_bytes()).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-        }
+        hash.update(&(context.len() as u64).to_le_bytes()).update(context);
     }
     hash.finalize().to_hex()[..16].to_owned()
 }
@@ -140,8 +153,17 @@ fn base(cache: &Path, say: &dyn Fn(&str)) -> Result<PathBuf, LabError> {
 /// An engine that builds on this computer's own network.
 struct Builder {
     machine: Option<Machine>,
+    engine: Child,
     socket: String,
     _registration: Registration,
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        // What lives on the machine dies with it; the engine is then only to be reaped.
+        self.machine.take();
+        self.engine.wait().ok();
+    }
 }
 
 impl Builder {
@@ -169,8 +191,8 @@ impl Builder {
         ]);
         command.args(["--iptables=false", "--ip-masq=false", "--bridge=none"]);
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
-        command.spawn().map_err(|source| LabError::Start { command: line(&command), source })?;
-        let builder = Self { machine: Some(machine), socket, _registration: registration };
+        let engine = command.spawn().map_err(|source| LabError::Start { command: line(&command), source })?;
+        let builder = Self { machine: Some(machine), engine, socket, _registration: registration };
         until(ENGINE_SETTLE, "the engine that builds images", || {
             Ok(builder.docker(&["version"]).is_ok_and(|mut c| output(&mut c).is_ok()).then_some(()))
         })?;
@@ -189,30 +211,29 @@ impl Builder {
     }
 
     fn build(&self, cache: &Path, image: &Image) -> Result<(), LabError> {
-        let context = cache.join("context");
-        remove_tree(&context)?;
-        for (path, bytes) in &image.files {
-            let path = context.join(path);
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent).map_err(at("make", parent))?;
-            }
-            fs::write(&path, bytes).map_err(at("write", &path))?;
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(&path, mode).map_err(at("open to execution", &path))?;
-        }
-        let mut command = self.docker(&["build", "--network=host", "--force-rm", "--tag", &image.tag])?;
-        output(command.arg(&context))?;
-        remove_tree(&context)
+        let mut command =
+            self.docker(&["build", "--network=host", "--force-rm", "--tag", &image.tag, "-"])?;
+        let path = cache.join("context");
+        let context = match &image.context {
+            Context::Dockerfile(text) => text.as_bytes(),
+            Context::Packed(tar) => tar,
+        };
+        fs::write(&path, context).map_err(at("write", &path))?;
+        command.stdin(File::open(&path).map_err(at("open", &path))?);
+        ended(&mut command)?;
+        fs::remove_file(&path).map_err(at("remove", &path))
     }
 
     /// Stops the engine in order, so that its store is whole.
     fn stop(mut self) -> Result<(), LabError> {
         let Some(machine) = self.machine.take() else { return Ok(()) };
-        let pidfile = Path::new(self.socket.trim_start_matches("unix://")).with_file_name("pid");
-        let pid = fs::read_to_string(&pidfile).map_err(at("read", &pidfile))?;
-        output(Command::new("kill").args(["-TERM", pid.trim()]))?;
+        let pid = Pid::from_child(&self.engine);
+        // It is a child of ours that was not reaped: the number is still its own.
+        kill_process(pid, Signal::TERM)
+            .map_err(|e| at("stop the engine of", Path::new(&self.socket))(e.into()))?;
         until(ENGINE_SETTLE, "the engine that builds images to stop", || {
-            Ok((!Path::new("/proc").join(pid.trim()).join("exe").exists()).then_some(()))
+            let ended = self.engine.try_wait();
+            Ok(ended.map_err(at("wait for the engine of", Path::new(&self.socket)))?.map(|_| ()))
         })?;
         machine.end()
     }
@@ -226,9 +247,8 @@ mod tests {
     fn a_changed_file_or_tag_asks_for_another_seed() {
         let one = digest(&[record()]);
         assert_eq!(one, digest(&[record()]));
-        let mut other = record();
-        other.files[1].1.push(b' ');
-        assert_ne!(one, digest(&[other]));
+        let other = Context::Dockerfile("FROM scratch".into());
+        assert_ne!(one, digest(&[Image { context: other, ..record() }]));
         assert_ne!(one, digest(&[Image { tag: "thermidor/record:2".into(), ..record() }]));
     }
 

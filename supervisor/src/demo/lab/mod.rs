@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod command;
+pub mod guest;
 pub mod images;
 pub mod machine;
 pub mod radiator;
@@ -15,6 +16,7 @@ pub mod unit;
 
 use cgroup::Cgroup;
 pub use command::LabError;
+pub use guest::Guest;
 use images::Seed;
 use machine::{Machine, Own};
 use radiator::Plan;
@@ -48,21 +50,26 @@ pub struct Options {
     pub engine: bool,
     /// Environment of the radiators' units, beside what the lab sets.
     pub env: Vec<(String, String)>,
-    /// The command that calls [`registry::reap`] with the name that is added to it.
-    pub reaper: Vec<String>,
+    /// The program with the verbs of [`super::DemoCommand`]; `thermidor` itself, but in tests
+    /// of the lab alone.
+    pub helper: PathBuf,
 }
 
 impl Options {
     /// Options for the binary at that path, with everything beside it as `make` lays it out.
     pub fn beside(binary: &Path) -> Self {
         let base = binary.parent().and_then(Path::parent).unwrap_or(Path::new("target")).join("lab");
-        let reaper = vec![binary.to_string_lossy().into_owned(), "lab-reap".into()];
-        Self { binary: binary.to_owned(), base, seed: None, engine: true, env: Vec::new(), reaper }
+        let binary = binary.to_owned();
+        Self { helper: binary.clone(), binary, base, seed: None, engine: true, env: Vec::new() }
+    }
+
+    fn reaper(&self) -> Vec<String> {
+        vec![self.helper.to_string_lossy().into_owned(), "lab-reap".into()]
     }
 
     /// Makes the seed with these images unless it is there, and takes it.
     pub fn with_images(mut self, images: &[images::Image], say: &dyn Fn(&str)) -> Result<Self, LabError> {
-        self.seed = Some(images::seed(&self.base, images, &self.reaper, say)?);
+        self.seed = Some(images::seed(&self.base, images, &self.reaper(), say)?);
         Ok(self)
     }
 }
@@ -85,7 +92,7 @@ impl Lab {
     /// Makes a lab with these radiators, powered, engines starting.
     pub fn new(name: &str, radiators: &[&str], options: Options) -> Result<Self, LabError> {
         let dir = options.base.join("run").join(name);
-        let registration = Registration::new(name, &dir, &options.reaper)?;
+        let registration = Registration::new(name, &dir, &options.reaper())?;
         let dir = std::fs::canonicalize(&dir).map_err(command::at("find", &dir))?;
         let group = Cgroup::of_lab(name)?;
         let switch = Arc::new(Switch::start(group.child("switch"))?);

@@ -173,11 +173,28 @@ impl Radiator {
         output(self.command(program)?.args(args))
     }
 
-    /// Runs the `thermidor` CLI on it to its end, for at most `limit_s` seconds, whatever its exit.
-    pub fn thermidor(&self, args: &[&str], limit_s: u64) -> Result<Output, LabError> {
+    /// The `thermidor` CLI on it, for at most `limit_s` seconds.
+    pub fn thermidor_command(&self, args: &[&str], limit_s: u64) -> Result<Command, LabError> {
         let mut command = self.command("timeout")?;
         command.args(["--kill-after=5", &limit_s.to_string()]).arg(&self.parts.plan.binary).args(args);
-        finish(&mut command)
+        Ok(command)
+    }
+
+    /// Runs the `thermidor` CLI on it to its end, for at most `limit_s` seconds, whatever its exit.
+    pub fn thermidor(&self, args: &[&str], limit_s: u64) -> Result<Output, LabError> {
+        finish(&mut self.thermidor_command(args, limit_s)?)
+    }
+
+    /// A command line with which a person comes to be on it, `thermidor` in the path.
+    pub fn enter_line(&self) -> Result<String, LabError> {
+        let pid = self.parts.with_machine(|machine| Ok(machine.pid()))?;
+        let bin = self.parts.plan.binary.parent().unwrap_or(Path::new("/")).display();
+        let data = self.parts.inside().join("data");
+        Ok(format!(
+            "nsenter -t {pid} -m -n env PATH={bin}:$PATH THERMIDOR_DATA={} THERMIDOR_RUN=/run/thermidor \
+             DOCKER_HOST=unix://{ENGINE_SOCKET} bash",
+            data.display()
+        ))
     }
 
     /// Starts a unit that runs `thermidor` with these arguments, named after the first.
@@ -233,16 +250,23 @@ impl Radiator {
     }
 
     /// Numbers of the processes on it whose program is `thermidor` and whose first argument is
-    /// `verb`, e.g. `volume`; whoever started them.
+    /// `verb`, e.g. `volume-process`; whoever started them.
     pub fn pids_of(&self, verb: &str) -> Vec<u32> {
-        let is_it = |pid: &u32| {
+        let binary = self.parts.plan.binary.file_name();
+        self.pids_where(|words| {
+            words.first().is_some_and(|program| Path::new(program).file_name() == binary)
+                && words.get(1).is_some_and(|word| word == verb)
+        })
+    }
+
+    /// Numbers of the processes on it whose command line is as asked, containers included.
+    pub fn pids_where(&self, is_it: impl Fn(&[String]) -> bool) -> Vec<u32> {
+        let words = |pid: &u32| -> Vec<String> {
+            // A process that ended meanwhile has no words.
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-            let program = words.first().map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default();
-            Path::new(&program).file_name() == self.parts.plan.binary.file_name()
-                && words.get(1) == Some(&verb.as_bytes())
+            line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
         };
-        self.parts.plan.group.pids().into_iter().filter(is_it).collect()
+        self.parts.plan.group.pids().into_iter().filter(|pid| is_it(&words(pid))).collect()
     }
 
     /// Kills (-9) everything on it and takes its link down: what a pulled plug does.

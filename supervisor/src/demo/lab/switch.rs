@@ -52,7 +52,10 @@ impl Rules {
             lines.push(format!("iifname \"p{from}\" oifname \"p{to}\" drop"));
         }
         for (port, percent) in &self.lossy {
-            lines.push(format!("iifname \"p{port}\" numgen random mod 100 < {percent} drop"));
+            // nft refuses a comparison that is always true.
+            let chance =
+                if *percent < 100 { format!("numgen random mod 100 < {percent} ") } else { String::new() };
+            lines.push(format!("iifname \"p{port}\" {chance}drop"));
         }
         lines.extend(["}".to_owned(), "}".to_owned()]);
         lines.join("\n") + "\n"
@@ -186,6 +189,7 @@ mod tests {
         rules.cuts.insert((11, 12));
         rules.apart.insert(13);
         rules.lossy.insert(12, 10);
+        rules.lossy.insert(14, 100);
         let script = rules.script();
         let lines: Vec<&str> = script.lines().filter(|l| l.ends_with("drop")).collect();
         assert_eq!(
@@ -195,6 +199,7 @@ mod tests {
                 "oifname \"p13\" drop",
                 "iifname \"p11\" oifname \"p12\" drop",
                 "iifname \"p12\" numgen random mod 100 < 10 drop",
+                "iifname \"p14\" drop",
             ]
         );
     }

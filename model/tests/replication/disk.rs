@@ -1,0 +1,141 @@
+//! A disk with a page cache: after a crash any subset of what was not synced survives.
+
+use crate::Dice;
+use std::collections::{BTreeMap, BTreeSet};
+use thermidor_model::NodeId;
+use thermidor_model::replication::{EXTENT_BYTES, Image, ImageHeader, Op, OpKind};
+
+/// What the simulator writes at once; four make an extent.
+pub const BLOCK: u64 = EXTENT_BYTES / 4;
+
+pub fn blocks(op: &Op) -> std::ops::Range<usize> {
+    (op.offset / BLOCK) as usize..((op.offset + op.len) / BLOCK) as usize
+}
+
+pub type Hashes = Vec<(u64, [u8; 32])>;
+
+#[derive(Debug, Clone)]
+pub enum Job {
+    Store { id: u64, op: Op, tags: Vec<u64> },
+    Sync { id: u64, header: Option<ImageHeader>, seen: Vec<usize> },
+    Mark { mark: Vec<u64>, unmark: Vec<u64> },
+    Save(ImageHeader),
+    Hash { session: u64, extents: Vec<u64> },
+    Compare { replica: NodeId, session: u64, hashes: Hashes },
+}
+
+/// One image. Each block holds the tag of the write that made it; 0 is empty.
+#[derive(Debug)]
+pub struct Disk {
+    pub header: ImageHeader,
+    pub marked: BTreeSet<u64>,
+    stable: Vec<u64>,
+    cached: Vec<Vec<u64>>,
+    jobs: BTreeMap<u64, Job>,
+    pub bad: bool,
+}
+
+impl Disk {
+    pub fn new(header: ImageHeader) -> Self {
+        let count = (header.size_bytes / BLOCK) as usize;
+        Self {
+            header,
+            marked: BTreeSet::new(),
+            stable: vec![0; count],
+            cached: vec![vec![]; count],
+            jobs: BTreeMap::new(),
+            bad: false,
+        }
+    }
+
+    pub fn image(&self) -> Image {
+        Image { header: self.header.clone(), marked: self.marked.clone() }
+    }
+
+    pub fn read(&self, block: usize) -> u64 {
+        self.cached[block].last().copied().unwrap_or(self.stable[block])
+    }
+
+    /// Everything that a crash could leave in a block.
+    pub fn could_be(&self, block: usize) -> impl Iterator<Item = u64> + '_ {
+        self.cached[block].iter().copied().chain([self.stable[block]])
+    }
+
+    pub fn extent(&self, extent: u64) -> Vec<u64> {
+        let first = (extent * EXTENT_BYTES / BLOCK) as usize;
+        (first..(first + 4).min(self.stable.len())).map(|b| self.read(b)).collect()
+    }
+
+    /// A hash that keeps everything.
+    pub fn hash(&self, extent: u64) -> [u8; 32] {
+        let mut hash = [0; 32];
+        for (at, tag) in self.extent(extent).into_iter().enumerate() {
+            hash[at * 8..at * 8 + 8].copy_from_slice(&tag.to_le_bytes());
+        }
+        hash
+    }
+
+    pub fn begin(&mut self, token: u64, mut job: Job) {
+        if let Job::Sync { seen, .. } = &mut job {
+            *seen = self.cached.iter().map(Vec::len).collect();
+        }
+        self.jobs.insert(token, job);
+    }
+
+    pub fn finish(&mut self, token: u64) -> Option<Job> {
+        let job = self.jobs.remove(&token)?;
+        match &job {
+            Job::Store { op, tags, .. } => {
+                for (at, block) in blocks(op).enumerate() {
+                    self.cached[block].push(if op.kind == OpKind::Write { tags[at] } else { 0 });
+                }
+            }
+            Job::Sync { header, seen, .. } => {
+                for (block, seen) in seen.iter().enumerate().filter(|(_, seen)| **seen > 0) {
+                    self.stable[block] = self.cached[block][seen - 1];
+                    self.cached[block].drain(..seen);
+                }
+                if let Some(header) = header {
+                    self.header = header.clone();
+                }
+            }
+            Job::Mark { mark, unmark } => {
+                self.marked.extend(mark);
+                self.marked.retain(|extent| !unmark.contains(extent));
+            }
+            Job::Save(header) => self.header = header.clone(),
+            Job::Hash { .. } | Job::Compare { .. } => {}
+        }
+        Some(job)
+    }
+
+    /// The process is gone; with `power` the page cache too.
+    pub fn crash(&mut self, power: bool, dice: &mut Dice) {
+        for job in std::mem::take(&mut self.jobs).into_values() {
+            match job {
+                Job::Store { op, tags, .. } => {
+                    for (at, block) in blocks(&op).enumerate() {
+                        if dice.permille(500) {
+                            self.cached[block].push(if op.kind == OpKind::Write { tags[at] } else { 0 });
+                        }
+                    }
+                }
+                Job::Sync { header: Some(header), .. } | Job::Save(header) if dice.permille(500) => {
+                    self.header = header;
+                }
+                Job::Mark { mark, unmark } => {
+                    self.marked.extend(mark.into_iter().filter(|_| dice.permille(500)));
+                    self.marked.retain(|extent| !unmark.contains(extent) || dice.permille(500));
+                }
+                _ => {}
+            }
+        }
+        if power {
+            for (stable, cached) in self.stable.iter_mut().zip(&mut self.cached) {
+                cached.push(*stable);
+                *stable = dice.pick(cached).unwrap_or_default();
+                cached.clear();
+            }
+        }
+    }
+}

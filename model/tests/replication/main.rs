@@ -1,0 +1,39 @@
+//! The replication protocol: a scenario per rule, and a simulator in which one seed is one run.
+//!
+//! `SEEDS=100000` runs more of them, `SEED=17` replays one with its trace.
+
+mod client;
+mod disk;
+mod faults;
+mod raft;
+mod scenarios;
+mod seeds;
+mod world;
+
+/// A small generator (splitmix64): the same seed, the same run, on every machine and version.
+#[derive(Debug, Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From `low` up to, not including, `high`.
+    pub fn range(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+
+    /// True in so many of a thousand.
+    pub fn permille(&mut self, of: u64) -> bool {
+        self.next() % 1000 < of
+    }
+
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[(self.next() % of.len() as u64) as usize]) }
+    }
+}
