@@ -37,6 +37,7 @@ fn home(epoch: u64, active: Option<NodeId>) -> State {
         wish: None,
         moved_ms: vec![],
         avoid: BTreeMap::new(),
+        moving: None,
     };
     state.services.insert(mail(), service);
     state

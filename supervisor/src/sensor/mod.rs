@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use thermidor_model::spec::SensorSpec;
 
+pub use power::{Measured, PowerMeter};
 pub use simulated::{CONTROL_FILE, Control, SimulatedRoom};
 
 /// Below and above these a reading is nonsense, °C.
@@ -105,9 +106,18 @@ pub enum SensorError {
 }
 
 enum Kind {
-    Http { url: String, path: String, client: reqwest::Client },
-    Command { argv: Vec<String> },
-    File { path: String },
+    /// The client is made at the first reading.
+    Http {
+        url: String,
+        path: String,
+        client: Option<reqwest::Client>,
+    },
+    Command {
+        argv: Vec<String>,
+    },
+    File {
+        path: String,
+    },
     Simulated(SimulatedRoom),
 }
 
@@ -121,11 +131,11 @@ pub struct Sensor {
 impl Sensor {
     /// Makes the sensor; `data` is the radiator's data directory, where a simulated room finds
     /// its [`CONTROL_FILE`].
-    pub fn new(spec: &SensorSpec, data: &Path) -> Result<Self, SensorError> {
+    pub fn new(spec: &SensorSpec, data: &Path) -> Self {
         let (kind, stale_s) = match spec {
             SensorSpec::Http { url, path, stale_s } => {
                 let (url, path) = (url.clone(), path.clone());
-                (Kind::Http { url, path, client: outside::client()? }, *stale_s)
+                (Kind::Http { url, path, client: None }, *stale_s)
             }
             SensorSpec::Command { argv, stale_s } => (Kind::Command { argv: argv.clone() }, *stale_s),
             SensorSpec::File { path, stale_s } => (Kind::File { path: path.clone() }, *stale_s),
@@ -138,7 +148,7 @@ impl Sensor {
                 (Kind::Simulated(SimulatedRoom::new(room, *outdoor_c, *speed, data)), u64::MAX)
             }
         };
-        Ok(Self { kind, stale: Duration::from_secs(stale_s), last: None })
+        Self { kind, stale: Duration::from_secs(stale_s), last: None }
     }
 
     /// Reads. `heat_w` is the radiator's measured power: a simulated room is warmed by it. When
@@ -149,7 +159,10 @@ impl Sensor {
                 let celsius = room.pass(Instant::now(), heat_w);
                 return Ok(Reading { celsius, age: Duration::ZERO });
             }
-            Kind::Http { url, path, client } => outside::http(client, url, path).await,
+            Kind::Http { url, path, client } => match client.clone().map_or_else(outside::client, Ok) {
+                Ok(made) => outside::http(client.insert(made), url, path).await,
+                Err(why) => Err(why),
+            },
             Kind::Command { argv } => outside::command(argv).await,
             Kind::File { path } => outside::file(path).await,
         };
@@ -181,6 +194,11 @@ impl Sensor {
             Kind::Simulated(room) => Some(room),
             _ => None,
         }
+    }
+
+    /// Outdoors, °C, where the sensor knows it.
+    pub fn outdoor_c(&self) -> Option<f64> {
+        self.simulated().map(SimulatedRoom::outdoor_c)
     }
 
     fn from(&self) -> String {

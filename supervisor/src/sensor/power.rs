@@ -103,9 +103,25 @@ pub struct Power {
 #[derive(Debug)]
 pub struct PowerMeter {
     rapl: Option<Rapl>,
-    stat: PathBuf,
-    declared_w: f64,
+    procfs: PathBuf,
+    shared: bool,
     last: Option<Look>,
+    last_cpu: Option<(Instant, BTreeMap<ServiceName, Duration>)>,
+}
+
+/// What a radiator's computing takes, and what it has left.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// W
+    pub power_w: f64,
+    /// Of that, by service, W.
+    pub service_w: BTreeMap<ServiceName, f64>,
+    /// Bytes.
+    pub memory_free_bytes: u64,
+    /// Cores.
+    pub cores: u32,
+    /// What could not be measured, in words.
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug)]
@@ -116,15 +132,70 @@ struct Look {
 }
 
 impl PowerMeter {
-    /// `sysfs` and `procfs` are `/sys` and `/proc`; `declared_w` the radiator's full power.
-    pub fn new(sysfs: &Path, procfs: &Path, declared_w: f64) -> Self {
-        Self { rapl: Rapl::find(sysfs), stat: procfs.join("stat"), declared_w, last: None }
+    /// Looks under `sysfs` and `procfs`, which are `/sys` and `/proc` but in tests.
+    pub fn new(sysfs: &Path, procfs: &Path) -> Self {
+        let rapl = Rapl::find(sysfs);
+        Self { rapl, procfs: procfs.to_path_buf(), shared: false, last: None, last_cpu: None }
+    }
+
+    /// For the machine that this runs on.
+    pub fn of_this_machine() -> Self {
+        Self::new(Path::new("/sys"), Path::new("/proc"))
+    }
+
+    /// Whether other radiators share this machine (a demo): then only the own services' processor
+    /// time counts, else each room would be warmed by all of them.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// Power and services' shares since the last call, from the services' processor time so far.
+    pub fn measure(&mut self, declared_w: f64, cpu: &BTreeMap<ServiceName, Duration>) -> Measured {
+        self.measure_at(Instant::now(), declared_w, cpu)
+    }
+
+    pub(super) fn measure_at(
+        &mut self,
+        now: Instant,
+        declared_w: f64,
+        cpu: &BTreeMap<ServiceName, Duration>,
+    ) -> Measured {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let mut measured = Measured { cores, ..Measured::default() };
+        match memory_free_bytes(&self.procfs.join("meminfo")) {
+            Ok(bytes) => measured.memory_free_bytes = bytes,
+            Err(why) => measured.trouble = Some(why.to_string()),
+        }
+        let before = self.last_cpu.replace((now, cpu.clone()));
+        let (since, before) = before.unwrap_or((now, BTreeMap::new()));
+        // A container that was not there before, or began anew, has no share yet.
+        let took = |(name, time): (&ServiceName, &Duration)| {
+            Some((name.clone(), time.checked_sub(*before.get(name)?).unwrap_or_default()))
+        };
+        let took: BTreeMap<ServiceName, Duration> = cpu.iter().filter_map(took).collect();
+        if self.shared {
+            let busy: Duration = took.values().sum();
+            measured.power_w = cpu_watts(declared_w, busy, now.saturating_duration_since(since), cores);
+            measured.service_w = service_watts(measured.power_w, busy, &took);
+            return measured;
+        }
+        match self.sample(declared_w, now) {
+            Ok(Some(power)) => {
+                measured.power_w = power.watts;
+                measured.service_w = service_watts(power.watts, power.busy, &took);
+            }
+            Ok(None) => {}
+            Err(why) => measured.trouble = Some(why.to_string()),
+        }
+        measured
     }
 
     /// The power since the last call; `None` at the first.
-    pub fn sample(&mut self, now: Instant) -> Result<Option<Power>, PowerError> {
+    pub fn sample(&mut self, declared_w: f64, now: Instant) -> Result<Option<Power>, PowerError> {
         let counters = self.rapl.as_ref().map_or(Ok(vec![]), Rapl::counters)?;
-        let look = Look { at: now, counters, ticks: Ticks::read(&self.stat)? };
+        let look = Look { at: now, counters, ticks: Ticks::read(&self.procfs.join("stat"))? };
         let before = self.last.replace(look);
         let (Some(before), Some(after)) = (before, &self.last) else { return Ok(None) };
         let seconds = now.saturating_duration_since(before.at).as_secs_f64();
@@ -139,11 +210,19 @@ impl PowerMeter {
                 Power { watts, busy: busy_time, measured: true }
             }
             None => {
-                let watts = self.declared_w * busy as f64 / all as f64;
+                let watts = declared_w * busy as f64 / all as f64;
                 Power { watts, busy: busy_time, measured: false }
             }
         }))
     }
+}
+
+fn memory_free_bytes(path: &Path) -> Result<u64, PowerError> {
+    let text = read(path)?;
+    let kib = text.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.split_whitespace().next());
+    let kib: Option<u64> = kib.and_then(|k| k.parse().ok());
+    let garbage = || PowerError::Garbage { path: path.display().to_string(), text: "no MemAvailable".into() };
+    kib.map(|k| k * 1024).ok_or_else(garbage)
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@ use super::power::{PowerMeter, Rapl, cpu_watts, service_watts};
 use super::*;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::time::SystemTime;
 use thermidor_model::ServiceName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +13,7 @@ fn words(error: SensorError) -> String {
 
 fn file_sensor(path: &Path, stale_s: u64) -> Sensor {
     let spec = SensorSpec::File { path: path.display().to_string(), stale_s };
-    Sensor::new(&spec, Path::new("/")).unwrap()
+    Sensor::new(&spec, Path::new("/"))
 }
 
 #[tokio::test]
@@ -57,7 +58,7 @@ async fn garbage_in_a_file_is_no_temperature_but_the_last_reading_serves_while_f
 
 fn command_sensor(argv: &[&str]) -> Sensor {
     let argv = argv.iter().map(|a| (*a).to_string()).collect();
-    Sensor::new(&SensorSpec::Command { argv, stale_s: 60 }, Path::new("/")).unwrap()
+    Sensor::new(&SensorSpec::Command { argv, stale_s: 60 }, Path::new("/"))
 }
 
 #[tokio::test]
@@ -94,8 +95,6 @@ async fn a_command_that_hangs_is_ended() {
     panic!("{pid} goes on");
 }
 
-use std::path::PathBuf;
-
 /// Answers every request with the same bytes; without any it stays silent.
 async fn server(answer: Option<String>) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -123,7 +122,7 @@ fn http_answer(status: &str, body: &str) -> Option<String> {
 async fn http_read(answer: Option<String>, path: &str) -> Result<Reading, SensorError> {
     let (url, task) = server(answer).await;
     let spec = SensorSpec::Http { url, path: path.into(), stale_s: 60 };
-    let reading = Sensor::new(&spec, Path::new("/")).unwrap().read(0.0).await;
+    let reading = Sensor::new(&spec, Path::new("/")).read(0.0).await;
     task.abort();
     reading
 }
@@ -188,7 +187,7 @@ async fn a_control_file_changes_the_weather_and_the_target_of_a_simulated_room()
         outdoor_c: 5.0,
         speed: 1.0,
     };
-    let mut sensor = Sensor::new(&spec, dir.path()).unwrap();
+    let mut sensor = Sensor::new(&spec, dir.path());
     assert_eq!(sensor.read(0.0).await.unwrap(), Reading { celsius: 20.0, age: Duration::ZERO });
     assert_eq!(sensor.simulated().unwrap().outdoor_c(), 5.0);
     let control = Control { outdoor_c: Some(-10.0), target_c: Some(22.0) };
@@ -204,6 +203,9 @@ async fn a_control_file_changes_the_weather_and_the_target_of_a_simulated_room()
     sensor.read(0.0).await.unwrap();
     assert_eq!(seen(&sensor), (5.0, None));
 }
+
+/// Full power of the radiators whose meters are tested, W.
+const DECLARED_W: f64 = 200.0;
 
 fn zone(sysfs: &Path, name: &str, uj: u64) {
     let dir = sysfs.join("class/powercap").join(name);
@@ -223,17 +225,17 @@ fn energy_counters_are_summed_over_packages_and_wrap() {
     zone(dir.path(), "intel-rapl:0:0", 5);
     zone(dir.path(), "intel-rapl:1", 0);
     stat(dir.path(), 100, 900);
-    let mut meter = PowerMeter::new(dir.path(), dir.path(), 250.0);
+    let mut meter = PowerMeter::new(dir.path(), dir.path());
     let begun = Instant::now();
-    assert_eq!(meter.sample(begun).unwrap(), None);
+    assert_eq!(meter.sample(DECLARED_W, begun).unwrap(), None);
     zone(dir.path(), "intel-rapl:0", 19_000_000);
     zone(dir.path(), "intel-rapl:1", 10_000_000);
     stat(dir.path(), 300, 1000);
-    let power = meter.sample(begun + Duration::from_secs(2)).unwrap().unwrap();
+    let power = meter.sample(DECLARED_W, begun + Duration::from_secs(2)).unwrap().unwrap();
     assert!((power.watts - 15.0).abs() < 1e-6 && power.measured, "{power:?}");
     assert_eq!(power.busy, Duration::from_secs(2));
     fs::write(dir.path().join("class/powercap/intel-rapl:1/energy_uj"), "x").unwrap();
-    let said = meter.sample(begun + Duration::from_secs(3)).unwrap_err().to_string();
+    let said = meter.sample(DECLARED_W, begun + Duration::from_secs(3)).unwrap_err().to_string();
     assert!(said.ends_with("holds no number: `x`"), "{said}");
 }
 
@@ -241,16 +243,16 @@ fn energy_counters_are_summed_over_packages_and_wrap() {
 fn without_counters_busy_cores_times_declared_power() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Rapl::find(dir.path()).is_none());
-    let mut meter = PowerMeter::new(dir.path(), dir.path(), 200.0);
+    let mut meter = PowerMeter::new(dir.path(), dir.path());
     let begun = Instant::now();
-    assert!(meter.sample(begun).unwrap_err().to_string().ends_with("can't be read"));
+    assert!(meter.sample(DECLARED_W, begun).unwrap_err().to_string().ends_with("can't be read"));
     stat(dir.path(), 100, 100);
-    assert_eq!(meter.sample(begun).unwrap(), None);
+    assert_eq!(meter.sample(DECLARED_W, begun).unwrap(), None);
     stat(dir.path(), 125, 175);
-    let power = meter.sample(begun + Duration::from_secs(1)).unwrap().unwrap();
+    let power = meter.sample(DECLARED_W, begun + Duration::from_secs(1)).unwrap().unwrap();
     assert_eq!((power.watts, power.measured), (50.0, false));
     fs::write(dir.path().join("stat"), "cpu  a b\n").unwrap();
-    assert!(meter.sample(begun + Duration::from_secs(2)).is_err());
+    assert!(meter.sample(DECLARED_W, begun + Duration::from_secs(2)).is_err());
 }
 
 #[test]
@@ -267,4 +269,42 @@ fn a_service_has_the_watts_of_its_share_of_the_busy_time() {
     assert_eq!(cpu_watts(200.0, Duration::from_secs(1), Duration::from_secs(2), 2), 50.0);
     assert_eq!(cpu_watts(200.0, Duration::from_secs(9), Duration::ZERO, 2), 0.0);
     assert_eq!(cpu_watts(200.0, Duration::from_secs(9), Duration::from_secs(1), 2), 200.0);
+}
+
+#[test]
+fn a_machine_is_measured_with_its_services_and_its_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mail = ServiceName::new("mail").unwrap();
+    let cpu = |ms| BTreeMap::from([(mail.clone(), Duration::from_millis(ms))]);
+    stat(dir.path(), 100, 100);
+    fs::write(dir.path().join("meminfo"), "MemTotal: 9 kB\nMemAvailable:    2048 kB\n").unwrap();
+    let begun = Instant::now();
+    let mut meter = PowerMeter::new(dir.path(), dir.path());
+    let first = meter.measure_at(begun, DECLARED_W, &cpu(1000));
+    assert_eq!((first.power_w, first.memory_free_bytes, first.trouble), (0.0, 2 << 20, None));
+    stat(dir.path(), 200, 200);
+    let next = meter.measure_at(begun + Duration::from_secs(1), DECLARED_W, &cpu(1500));
+    assert_eq!((next.power_w, next.service_w[&mail]), (100.0, 50.0));
+    fs::remove_file(dir.path().join("stat")).unwrap();
+    let lost = meter.measure_at(begun + Duration::from_secs(2), DECLARED_W, &cpu(2000));
+    assert!(lost.power_w == 0.0 && lost.trouble.unwrap().contains("stat can't be read"));
+}
+
+#[test]
+fn on_a_shared_machine_only_the_own_services_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mail = ServiceName::new("mail").unwrap();
+    let cpu = |ms| BTreeMap::from([(mail.clone(), Duration::from_millis(ms))]);
+    stat(dir.path(), 100, 100);
+    let begun = Instant::now();
+    let mut meter = PowerMeter::new(dir.path(), dir.path()).shared(true);
+    meter.measure_at(begun, DECLARED_W, &cpu(1000));
+    stat(dir.path(), 300, 100);
+    let own = meter.measure_at(begun + Duration::from_secs(1), DECLARED_W, &cpu(1500));
+    let expected = DECLARED_W * 0.5 / f64::from(own.cores);
+    assert!((own.power_w - expected).abs() < 1e-9 && own.power_w == own.service_w[&mail], "{own:?}");
+    let none = meter.measure_at(begun + Duration::from_secs(2), DECLARED_W, &BTreeMap::new());
+    assert_eq!((none.power_w, none.service_w.len()), (0.0, 0));
+    let restarted = meter.measure_at(begun + Duration::from_secs(3), DECLARED_W, &cpu(10));
+    assert_eq!(restarted.power_w, 0.0, "a container's first look is no share");
 }
