@@ -59,7 +59,11 @@ fn seen(metrics: &RaftMetrics<C>, before: &Leadership, handed_ns: u64) -> Leader
 }
 
 /// Follows Raft's metrics for as long as the member runs.
-pub(crate) fn follow(raft: &Raft, handed: Arc<AtomicU64>, stop: CancellationToken) -> watch::Receiver<Leadership> {
+pub(crate) fn follow(
+    raft: &Raft,
+    handed: Arc<AtomicU64>,
+    stop: CancellationToken,
+) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
     let first = seen(&metrics.borrow_watched(), &Leadership::default(), handed.load(Relaxed));
     let (tell, told) = watch::channel(first);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use thermidor_model::observe::ReplicaState;
+use thermidor_services::volume::control::VolumeControl;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
@@ -146,6 +147,7 @@ fn three_replicas_hold_the_same_after_a_move() {
     let trimmed = Command::new("fstrim").arg(&mount).status().unwrap();
     assert!(trimmed.success());
     let status = home.status(1);
+    assert_eq!(status.in_sync, home.record().in_sync);
     assert!(status.replicas.values().all(|r| r.connected && r.counted), "{status:?}");
     home.until("the others follow", || home.status(2).state == ReplicaState::Following);
     home.detach(1).unwrap();
@@ -458,4 +460,30 @@ fn garbage_at_its_port_and_its_socket_changes_nothing() {
     assert_eq!(home.record().in_sync.len(), 2);
     home.detach(1).unwrap();
     all_alike(&home);
+}
+
+#[test]
+fn a_process_outlives_who_started_it_and_leaves_on_request() {
+    if skip("a_process_outlives_who_started_it_and_leaves_on_request") {
+        return;
+    }
+    let mut home = Home::new(115, 1, SIZE);
+    home.quit(1);
+    let log = home.radiators[&1].places.dir.join("log");
+    let command = home.command(1);
+    let daemon = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    daemon.block_on(async { VolumeControl::spawn(&command, &log).unwrap() });
+    drop(daemon);
+    home.until("it is found by its socket", || home.configure(1).is_ok());
+    let mount = home.attach(1).unwrap();
+    deliver(&mount, 0..2).unwrap();
+    let pid = rustix::process::Pid::from_raw(home.status(1).pid as i32).unwrap();
+    assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid, "it leads a session of its own");
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    home.until("it has left", || !home.wait(home.radiators[&1].control.is_running()));
+    home.until("its mounts are gone", || {
+        let places = &home.radiators[&1].places;
+        thermidor_services::volume::mounts::all().unwrap().iter().all(|m| !m.point.starts_with(&places.dir))
+    });
+    home.is_gone(1);
 }

@@ -8,10 +8,10 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use thermidor_model::spec::NotifySpec;
-use thermidor_model::state::{State, Weight};
 use thermidor_model::NodeId;
 use thermidor_model::name::UnixMs;
+use thermidor_model::spec::NotifySpec;
+use thermidor_model::state::{State, Weight};
 
 /// Two events of one key within this span are mailed once, ms.
 const SAME_KEY_MS: u64 = 3_600_000;
@@ -47,7 +47,8 @@ pub fn due(state: &State, now_ms: UnixMs) -> Option<Digest> {
     };
     let mut keys = BTreeSet::new();
     // Of one key the last word counts: "below durability", then "in sync again" is told as the latter.
-    let lines: Vec<_> = fresh.iter().rev().filter(|e| !told(&e.key, e.at_ms) && keys.insert(e.key.clone())).collect();
+    let lines: Vec<_> =
+        fresh.iter().rev().filter(|e| !told(&e.key, e.at_ms) && keys.insert(e.key.clone())).collect();
     let home = state.home.as_ref().map(|h| h.to_string()).unwrap_or_default();
     let subject = match lines.as_slice() {
         [one] => format!("[{home}] {}", one.text),
@@ -59,7 +60,8 @@ pub fn due(state: &State, now_ms: UnixMs) -> Option<Digest> {
 
 /// Who sends: the leader says so in the Message-ID, so that a mail sent twice shows as one.
 pub fn message(spec: &NotifySpec, digest: &Digest, home: &str, node: NodeId) -> Result<Message, String> {
-    let mailbox = |text: &str| text.parse::<Mailbox>().map_err(|e| format!("`{text}` is no mail address: {e}"));
+    let mailbox =
+        |text: &str| text.parse::<Mailbox>().map_err(|e| format!("`{text}` is no mail address: {e}"));
     let from = spec.from.clone().unwrap_or_else(|| format!("thermidor@{}", spec.smtp.host));
     let mut builder = Message::builder()
         .from(mailbox(&from)?)
@@ -89,7 +91,9 @@ pub async fn send(spec: &NotifySpec, password: Option<String>, message: Message)
     match tokio::time::timeout(SEND_MAX, transport.build().send(message)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(format!("{}:{}: {e}", smtp.host, smtp.port)),
-        Err(_) => Err(format!("{}:{} did not take the mail within {} s", smtp.host, smtp.port, SEND_MAX.as_secs())),
+        Err(_) => {
+            Err(format!("{}:{} did not take the mail within {} s", smtp.host, smtp.port, SEND_MAX.as_secs()))
+        }
     }
 }
 
@@ -101,7 +105,10 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     fn tell(state: &mut State, at_ms: u64, weight: Weight, key: &str, text: &str) {
-        state.apply(&Proposal { at_ms, command: Command::Tell { weight, key: key.into(), text: text.into() } });
+        state.apply(&Proposal {
+            at_ms,
+            command: Command::Tell { weight, key: key.into(), text: text.into() },
+        });
     }
 
     fn spec(port: u16) -> NotifySpec {

@@ -2,7 +2,7 @@
 //! reply per connection. The process outlives the daemon; the next one finds it by the socket.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
@@ -123,6 +123,8 @@ pub struct Status {
     pub replicas: BTreeMap<NodeId, ReplicaView>,
     /// Version of the in-sync set in the record it was given last.
     pub set_version: u64,
+    /// The in-sync set: on the active as it knows it, else as it was told last.
+    pub in_sync: BTreeSet<NodeId>,
     /// Why an attached device was last cut off.
     pub fenced: Option<String>,
 }

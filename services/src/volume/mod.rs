@@ -15,10 +15,13 @@ pub mod export;
 pub mod following;
 pub mod header;
 pub mod image;
+mod leading;
 pub mod marks;
 pub mod mounts;
 mod peers;
 pub mod process;
+mod roles;
+mod status;
 
 pub mod watchdog;
 mod wire;

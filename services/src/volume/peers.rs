@@ -4,8 +4,10 @@
 use super::active::{self, Active};
 use super::following;
 use super::image::Image;
+use super::roles::{Process, Role, State, lock};
 use super::wire::{session, tune};
 use crate::link::Link;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use thermidor_model::NodeId;
 use thermidor_model::replication::{Event, FollowerEvent};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// Connecting and the handshake together may take so long.
@@ -22,6 +24,11 @@ const GREET_MAX: Duration = Duration::from_secs(2);
 /// Waits between attempts: at once, then doubling up to the longest.
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+
+/// How often a busy port is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_millis(200);
+/// Sessions served at once; an active needs one, and may reconnect.
+const SESSIONS_MAX: usize = 16;
 
 /// Session numbers of this process: none is used twice.
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
@@ -121,4 +128,100 @@ pub async fn accept(
         return Ok(());
     }
     ended
+}
+
+impl Process {
+    /// Tells the active the record, and dials the replicas that it names.
+    pub(super) fn spread(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        let State { configured: Some(configured), disk: Some((_, disk)), role, .. } = &mut *state else {
+            return;
+        };
+        let Role::Active { active, dialling, .. } = role else { return };
+        active.tell(Event::Config(configured.record.clone()));
+        let wanted: BTreeMap<NodeId, SocketAddr> = configured
+            .record
+            .replicas
+            .keys()
+            .filter(|node| **node != self.options.node)
+            .filter_map(|node| {
+                let ip = configured.members.get(node)?;
+                Some((*node, SocketAddr::new(*ip, configured.record.port)))
+            })
+            .collect();
+        dialling.retain(|node, (address, task)| {
+            let keep = wanted.get(node) == Some(address);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (node, address) in wanted {
+            dialling.entry(node).or_insert_with(|| {
+                let (link, image) = (self.options.link.clone(), disk.image().clone());
+                let task = tokio::spawn(dial(link, node, address, image, active.clone()));
+                (address, task.abort_handle())
+            });
+        }
+    }
+
+    pub(super) fn listen(self: &Arc<Self>, port: u16) {
+        let mut state = lock(&self.state);
+        if state.listening.as_ref().is_some_and(|(known, _)| *known == port) {
+            return;
+        }
+        if let Some((_, task)) = state.listening.take() {
+            task.abort();
+        }
+        let task = tokio::spawn(self.clone().accept_all(SocketAddr::new(self.options.listen, port)));
+        state.listening = Some((port, task.abort_handle()));
+    }
+
+    pub(super) async fn accept_all(self: Arc<Self>, address: SocketAddr) {
+        let places = Arc::new(tokio::sync::Semaphore::new(SESSIONS_MAX));
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(e) => tracing::warn!(%address, error = %e, "can't listen for the active yet"),
+            }
+            tokio::time::sleep(LISTEN_AGAIN).await;
+        };
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!(error = %e, "accepting failed");
+                    tokio::time::sleep(LISTEN_AGAIN).await;
+                    continue;
+                }
+            };
+            let (queue, image) = {
+                let state = lock(&self.state);
+                let State { disk: Some((_, disk)), role: Role::Following(following), .. } = &*state else {
+                    continue;
+                };
+                (following.queue(), disk.image().clone())
+            };
+            let (this, link) = (self.clone(), self.options.link.clone());
+            tokio::spawn(async move {
+                let may = |node| this.is_member(node);
+                if let Err(e) = accept(link, stream, may, image, queue).await {
+                    tracing::info!(error = %e, "a session of an active ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        node != self.options.node
+            && lock(&self.state).configured.as_ref().is_some_and(|c| c.record.replicas.contains_key(&node))
+    }
+
+    pub(super) fn listen_no_more(&self) {
+        if let Some((_, task)) = lock(&self.state).listening.take() {
+            task.abort();
+        }
+    }
 }

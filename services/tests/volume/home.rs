@@ -317,21 +317,12 @@ impl Home {
 
     /// Starts a radiator's volume process.
     pub fn launch(&mut self, node: NodeId) {
-        let root = self.root.path().to_path_buf();
+        let log = self.root.path().join(format!("{node}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let command = self.command(node);
         let radiator = self.radiators.get_mut(&node).unwrap();
-        let orders = Orders {
-            node,
-            root: root.clone(),
-            listen: radiator.ip,
-            replica_timeout_ms: self.replica_timeout_ms,
-        };
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(root.join(format!("{node}.log")));
-        let log = log.unwrap();
-        let command = again("be_a_process");
         let child = Process::new(&command[0])
             .args(&command[1..])
-            .env(ROLE, serde_json::to_string(&orders).unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -340,6 +331,18 @@ impl Home {
         radiator.child = Some(child);
         let control = radiator.control.clone();
         self.until("the process answers", || self.wait(control.is_running()));
+    }
+
+    /// How a radiator's volume process is started.
+    pub fn command(&self, node: NodeId) -> Vec<OsString> {
+        let orders = Orders {
+            node,
+            root: self.root.path().to_path_buf(),
+            listen: self.radiators[&node].ip,
+            replica_timeout_ms: self.replica_timeout_ms,
+        };
+        let role = format!("{ROLE}={}", serde_json::to_string(&orders).unwrap());
+        ["env".to_string(), role].into_iter().chain(again("be_a_process")).map(OsString::from).collect()
     }
 
     /// Brings a process the record, as the daemon does.
@@ -383,6 +386,7 @@ impl Home {
         }
         self.grant(node, epoch);
         self.configure_all();
+        self.configure(node)?;
         self.wait(self.radiators[&node].control.attach(epoch, epoch))
     }
 
@@ -499,6 +503,12 @@ impl Drop for Home {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.words());
+        }
+        for radiator in self.radiators.values() {
+            if radiator.child.is_none() {
+                // Started by another than this test; mostly there is none.
+                drop(self.wait(radiator.control.quit()));
+            }
         }
         for radiator in self.radiators.values_mut() {
             if let Some(mut child) = radiator.child.take() {

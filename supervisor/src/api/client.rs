@@ -18,7 +18,9 @@ pub fn ask(paths: &Paths, request: &Request) -> Result<serde_json::Value, Refuse
         }
         true
     })?;
-    value.ok_or_else(|| Refused::because("the daemon hung up without an answer: see `journalctl -u thermidor`"))
+    value.ok_or_else(|| {
+        Refused::because("the daemon hung up without an answer: see `journalctl -u thermidor`")
+    })
 }
 
 /// Asks once, and reads the answer as what it should be.
@@ -38,7 +40,9 @@ pub fn follow(
     let socket = paths.api_socket();
     let mut stream = UnixStream::connect(&socket).map_err(|e| {
         let what = socket.display();
-        Refused::because(format!("no daemon answers at {what} ({e}): start it with `thermidor run`, or give --data"))
+        Refused::because(format!(
+            "no daemon answers at {what} ({e}): start it with `thermidor run`, or give --data"
+        ))
     })?;
     let broken = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
@@ -51,8 +55,9 @@ pub fn follow(
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
     for line in BufReader::new(stream).lines() {
-        let reply: Reply = serde_json::from_str(&line.map_err(broken)?)
-            .map_err(|e| Refused::because(format!("the daemon is of another version than this command: {e}")))?;
+        let reply: Reply = serde_json::from_str(&line.map_err(broken)?).map_err(|e| {
+            Refused::because(format!("the daemon is of another version than this command: {e}"))
+        })?;
         match reply {
             Reply::Refused(refused) => return Err(refused),
             reply => {

@@ -177,7 +177,8 @@ impl Home {
         if state.spec().is_none() {
             warnings.push("nothing is declared yet: `thermidor apply home.yaml`".into());
         }
-        let volumes: Vec<_> = state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
+        let volumes: Vec<_> =
+            state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
             format!("{} is below its durability of {}: another loss may lose data", v.name, v.durability)
         }));
@@ -214,7 +215,13 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
                 (_, None) => "not declared",
             };
             let state_word = match (&member.off, leader, report) {
-                (Some(off), ..) => if off.power_off { "powered off" } else { "off" },
+                (Some(off), ..) => {
+                    if off.power_off {
+                        "powered off"
+                    } else {
+                        "off"
+                    }
+                }
                 (None, Some(_), None) if member.role == Role::Radiator => "silent",
                 _ => "on",
             };
@@ -232,7 +239,8 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
             }
         })
         .collect();
-    let expected = spec.into_iter().flat_map(|s| s.radiators.keys()).filter(|name| state.node(name).is_none());
+    let expected =
+        spec.into_iter().flat_map(|s| s.radiators.keys()).filter(|name| state.node(name).is_none());
     lines.extend(expected.map(|name| RadiatorLine {
         name: name.to_string(),
         heats: "room".into(),
@@ -248,15 +256,22 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
     lines
 }
 
-fn service_line(state: &State, leader: Option<&LeaderView>, name: &ServiceName, service: &Service) -> ServiceLine {
+fn service_line(
+    state: &State,
+    leader: Option<&LeaderView>,
+    name: &ServiceName,
+    service: &Service,
+) -> ServiceLine {
     let instance = service.active.and_then(|n| leader?.reports.get(&n)?.instances.get(name));
     let state_word = match (service.active, service.phase, instance) {
         (None, ..) => "down",
         (_, Phase::Stop { .. }, _) => "stops",
-        (_, _, Some(Instance { running: true, epoch, healthy, .. })) if *epoch == service.epoch => match healthy {
-            Some(false) => "sick",
-            _ => "runs",
-        },
+        (_, _, Some(Instance { running: true, epoch, healthy, .. })) if *epoch == service.epoch => {
+            match healthy {
+                Some(false) => "sick",
+                _ => "runs",
+            }
+        }
         _ => "starts",
     };
     let ready = leader.into_iter().flat_map(|l| &l.reports);

@@ -63,7 +63,8 @@ fn read(file: &Path) -> Result<(String, HomeSpec), Refused> {
     let text = std::fs::read_to_string(file).map_err(|e| Refused::because(format!("{name}: {e}")))?;
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let beside = |path: &str| {
-        std::fs::read_to_string(folder.join(path)).map_err(|e| format!("{}: {e}", folder.join(path).display()))
+        std::fs::read_to_string(folder.join(path))
+            .map_err(|e| format!("{}: {e}", folder.join(path).display()))
     };
     let mut env: BTreeMap<String, String> = std::env::vars().collect();
     if let Ok(dotenv) = beside(".env") {
@@ -80,7 +81,10 @@ fn read(file: &Path) -> Result<(String, HomeSpec), Refused> {
         Err(errors) => {
             eprintln!("{}", errors.render(std::io::stderr().is_terminal()));
             let n = errors.problems.len();
-            Err(Refused::because(format!("{name}: {n} error{}; nothing was changed", if n == 1 { "" } else { "s" })))
+            Err(Refused::because(format!(
+                "{name}: {n} error{}; nothing was changed",
+                if n == 1 { "" } else { "s" }
+            )))
         }
     }
 }
@@ -92,7 +96,8 @@ fn pack_contexts(file: &Path, spec: &mut HomeSpec) -> Result<BTreeMap<String, St
     for (name, service) in &mut spec.services {
         let Some(build) = &mut service.build else { continue };
         let context = folder.join(&build.context);
-        let refused = |e: std::io::Error| Refused::because(format!("{name}: build context {}: {e}", context.display()));
+        let refused =
+            |e: std::io::Error| Refused::because(format!("{name}: build context {}: {e}", context.display()));
         let bytes = thermidor_services::docker::pack_context(&context).map_err(refused)?;
         if bytes.len() > CONTEXT_MAX_BYTES {
             return Err(Refused::because(format!(

@@ -50,7 +50,8 @@ fn look(paths: &Paths) -> Vec<Finding> {
         finding("container engine", engine_wrong),
         finding(
             "FUSE",
-            (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse: modprobe fuse; without it use `replicas: 1`".into()),
+            (!Path::new("/dev/fuse").exists())
+                .then(|| "no /dev/fuse: modprobe fuse; without it use `replicas: 1`".into()),
         ),
         finding(
             "loop devices",
@@ -65,11 +66,15 @@ fn look(paths: &Paths) -> Vec<Finding> {
 
 fn home(paths: &Paths) -> Option<String> {
     if !paths.data.join("identity").exists() {
-        return Some("belongs to no home yet: `thermidor init HOME --radiator NAME`, or `thermidor join TOKEN`".into());
+        return Some(
+            "belongs to no home yet: `thermidor init HOME --radiator NAME`, or `thermidor join TOKEN`".into(),
+        );
     }
     match client::ask_for::<view::Home>(paths, &Request::Status) {
         Err(refused) => Some(refused.text),
-        Ok(home) if !home.quorum => Some("no quorum: see which members `thermidor status` calls silent".into()),
+        Ok(home) if !home.quorum => {
+            Some("no quorum: see which members `thermidor status` calls silent".into())
+        }
         Ok(_) => None,
     }
 }

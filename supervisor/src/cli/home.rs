@@ -4,8 +4,8 @@ use crate::api::{Refused, Request, client};
 use crate::paths::{HOME_PORT, Paths};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
-use thermidor_model::timing::Timing;
 use thermidor_model::name::HomeName;
+use thermidor_model::timing::Timing;
 use thermidor_model::{RadiatorName, ServiceName, VolumeName};
 
 #[derive(Debug, Args)]
@@ -52,9 +52,9 @@ fn listen_address(given: Option<&str>) -> Result<SocketAddr, Refused> {
             _ => Err(Refused::because("this machine's address is not clear: give it with --listen IP")),
         };
     };
-    text.parse::<SocketAddr>()
-        .or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, HOME_PORT).into()))
-        .map_err(|_| Refused::because(format!("`{text}` is no address: give --listen 192.168.1.11 or IP:PORT")))
+    text.parse::<SocketAddr>().or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, HOME_PORT).into())).map_err(
+        |_| Refused::because(format!("`{text}` is no address: give --listen 192.168.1.11 or IP:PORT")),
+    )
 }
 
 pub fn init(paths: &Paths, args: InitArgs) -> Result<(), Refused> {
@@ -119,8 +119,7 @@ fn own_name(paths: &Paths) -> Result<RadiatorName, Refused> {
 }
 
 pub fn rescue(paths: &Paths, others_are_unplugged: bool) -> Result<(), Refused> {
-    let options =
-        thermidor_raft::RescueOptions { data: paths.data.clone(), confirmed: others_are_unplugged };
+    let options = thermidor_raft::RescueOptions { data: paths.data.clone(), confirmed: others_are_unplugged };
     let report = match runtime()?.block_on(thermidor_raft::rescue(&options)) {
         Err(e @ thermidor_raft::RescueError::Unconfirmed(_)) => {
             return Err(Refused::because(format!("{e}: `thermidor rescue --others-are-unplugged`")));
@@ -132,7 +131,10 @@ pub fn rescue(paths: &Paths, others_are_unplugged: bool) -> Result<(), Refused> 
         println!("{kept} alone holds some data: see `thermidor volume ls` and `thermidor volume promote`.");
     }
     if report.uncertain > 0 {
-        println!("{} late changes were taken over without knowing whether a majority had them.", report.uncertain);
+        println!(
+            "{} late changes were taken over without knowing whether a majority had them.",
+            report.uncertain
+        );
     }
     println!("Next: `thermidor run`, then `thermidor status`.");
     Ok(())
@@ -148,11 +150,18 @@ pub fn move_service(paths: &Paths, service: ServiceName, radiator: RadiatorName)
     Ok(())
 }
 
-pub fn off(paths: &Paths, radiator: RadiatorName, until: Option<&str>, power_off: bool) -> Result<(), Refused> {
+pub fn off(
+    paths: &Paths,
+    radiator: RadiatorName,
+    until: Option<&str>,
+    power_off: bool,
+) -> Result<(), Refused> {
     let until_ms = until.map(moment_ms).transpose()?;
     client::ask(paths, &Request::Off { radiator: radiator.clone(), until_ms, power_off })?;
     match power_off {
-        true => println!("{radiator} goes off; cut its power once `thermidor status` shows nothing active there."),
+        true => {
+            println!("{radiator} goes off; cut its power once `thermidor status` shows nothing active there.")
+        }
         false => println!("{radiator} goes off; its services move away, it still votes."),
     }
     Ok(())
@@ -179,7 +188,12 @@ pub fn target(paths: &Paths, radiator: RadiatorName, text: &str) -> Result<(), R
     Ok(())
 }
 
-pub fn promote(paths: &Paths, volume: VolumeName, radiator: RadiatorName, accept_loss: bool) -> Result<(), Refused> {
+pub fn promote(
+    paths: &Paths,
+    volume: VolumeName,
+    radiator: RadiatorName,
+    accept_loss: bool,
+) -> Result<(), Refused> {
     if !accept_loss {
         return Err(Refused::because(format!(
             "this takes {radiator}'s older replica of {volume} as the truth; what was written later is lost. \
@@ -216,7 +230,9 @@ fn moment_ms(text: &str) -> Result<u64, Refused> {
     text.parse::<jiff::civil::Date>()
         .and_then(|date| date.to_zoned(jiff::tz::TimeZone::system()))
         .map(|zoned| zoned.timestamp().as_millisecond().max(0) as u64)
-        .map_err(|_| Refused::because(format!("`{text}` is no date: give 2027-09-15, or a duration like 12h")))
+        .map_err(|_| {
+            Refused::because(format!("`{text}` is no date: give 2027-09-15, or a duration like 12h"))
+        })
 }
 
 #[cfg(test)]

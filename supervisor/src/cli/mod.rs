@@ -306,7 +306,9 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
     match verb {
         VolumeVerb::Ls(output) => show::volumes(paths, None, output.format),
         VolumeVerb::Show { name, output } => show::volumes(paths, Some(name.as_str()), output.format),
-        VolumeVerb::Promote { name, radiator, accept_loss } => home::promote(paths, name, radiator, accept_loss),
+        VolumeVerb::Promote { name, radiator, accept_loss } => {
+            home::promote(paths, name, radiator, accept_loss)
+        }
     }
 }
 

@@ -22,7 +22,10 @@ fn print_line(text: &str) {
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     for row in rows {
         table.add_row(row);
     }
@@ -68,7 +71,9 @@ pub fn status(paths: &Paths, format: Format) -> Result<(), Refused> {
     print_line(&status_text(&home));
     match home.quorum {
         true => Ok(()),
-        false => Err(Refused::no_quorum("the home has no quorum: more than half of the voters must be reachable")),
+        false => {
+            Err(Refused::no_quorum("the home has no quorum: more than half of the voters must be reachable"))
+        }
     }
 }
 
@@ -89,7 +94,8 @@ pub fn status_text(home: &Home) -> String {
     if !home.volumes.is_empty() {
         parts.push(volume_table(&home.volumes));
     }
-    let troubles = home.radiators.iter().flat_map(|r| r.troubles.iter().map(move |t| format!("! {}: {t}", r.name)));
+    let troubles =
+        home.radiators.iter().flat_map(|r| r.troubles.iter().map(move |t| format!("! {}: {t}", r.name)));
     let words: Vec<String> = home.warnings.iter().map(|w| format!("! {w}")).chain(troubles).collect();
     if !words.is_empty() {
         parts.push(words.join("\n"));
@@ -127,17 +133,30 @@ fn volume_table(lines: &[VolumeLine]) -> String {
     let row = |v: &VolumeLine| {
         let replicas = v.replicas.iter().map(|r| {
             let mark = if r.in_sync { "" } else { "(" };
-            let behind = if r.behind_bytes > 0 { format!(" {}", bytes(r.behind_bytes)) } else { String::new() };
+            let behind =
+                if r.behind_bytes > 0 { format!(" {}", bytes(r.behind_bytes)) } else { String::new() };
             let end = if r.in_sync { "" } else { ")" };
             format!("{mark}{} {}{behind}{end}", r.radiator, r.state)
         });
         let replicas = replicas.collect::<Vec<_>>().join(", ");
-        [v.name.clone(), v.service.clone(), v.state.clone(), bytes(v.size_bytes), v.epoch.to_string(), replicas]
+        [
+            v.name.clone(),
+            v.service.clone(),
+            v.state.clone(),
+            bytes(v.size_bytes),
+            v.epoch.to_string(),
+            replicas,
+        ]
     };
     table(["VOLUME", "SERVICE", "STATE", "SIZE", "EPOCH", "REPLICAS (not in sync)"], lines.iter().map(row))
 }
 
-fn pick<T>(lines: Vec<T>, name: Option<&str>, of: impl Fn(&T) -> &str, kind: &str) -> Result<Vec<T>, Refused> {
+fn pick<T>(
+    lines: Vec<T>,
+    name: Option<&str>,
+    of: impl Fn(&T) -> &str,
+    kind: &str,
+) -> Result<Vec<T>, Refused> {
     let Some(name) = name else { return Ok(lines) };
     let found: Vec<T> = lines.into_iter().filter(|l| of(l) == name).collect();
     if found.is_empty() {

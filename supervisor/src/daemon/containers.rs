@@ -90,10 +90,12 @@ impl Context {
         let mut accounts = BTreeMap::new();
         for (account, declared) in &settings.accounts {
             let secret = &declared.password;
-            let password =
-                self.secret(state, secret).with_context(|| format!("run `thermidor secret set {}`", secret.0))?;
+            let password = self
+                .secret(state, secret)
+                .with_context(|| format!("run `thermidor secret set {}`", secret.0))?;
             let password_hash = self.hash(&format!("{name}/{account}"), &password)?;
-            accounts.insert(account.clone(), mail::Account { password_hash, aliases: declared.aliases.clone() });
+            accounts
+                .insert(account.clone(), mail::Account { password_hash, aliases: declared.aliases.clone() });
         }
         for (account, made) in state.mail_accounts.get(name).into_iter().flatten() {
             let password_hash = made.password_hash.clone();
@@ -220,7 +222,11 @@ impl Context {
     pub async fn guard_expects(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
         let pid = {
             let found = self.shared.lock();
-            found.containers.get(service).filter(|s| s.found.running && s.found.epoch == epoch).and_then(|s| s.found.pid)
+            found
+                .containers
+                .get(service)
+                .filter(|s| s.found.running && s.found.epoch == epoch)
+                .and_then(|s| s.found.pid)
         };
         let pid = pid.context("it ended at once")?;
         let cgroup = cgroup_of(pid).with_context(|| format!("control group of process {pid}"))?;
@@ -253,7 +259,12 @@ async fn adopt(context: &Context) {
     context.refresh().await;
     let running: Vec<(ServiceName, u64)> = {
         let found = context.shared.lock();
-        found.containers.iter().filter(|(_, s)| s.found.running).map(|(n, s)| (n.clone(), s.found.epoch)).collect()
+        found
+            .containers
+            .iter()
+            .filter(|(_, s)| s.found.running)
+            .map(|(n, s)| (n.clone(), s.found.epoch))
+            .collect()
     };
     for (service, epoch) in running {
         match context.guard_expects(&service, epoch).await {

@@ -118,7 +118,8 @@ impl Found {
 
     /// What reconcile looks at.
     pub fn actual(&self, leases: BTreeMap<ServiceName, u64>, now: Instant) -> Actual {
-        let container = |s: &Seen| Container { running: s.found.running, epoch: s.found.epoch, current: s.current };
+        let container =
+            |s: &Seen| Container { running: s.found.running, epoch: s.found.epoch, current: s.current };
         Actual {
             containers: self.containers.iter().map(|(n, s)| (n.clone(), container(s))).collect(),
             engine_answers: self.engine_trouble.is_none(),
@@ -148,14 +149,19 @@ impl Found {
 
     /// What is wrong here, in words.
     pub fn troubles(&self) -> Vec<String> {
-        let mut words: Vec<String> =
-            self.engine_trouble.iter().chain(&self.guard_trouble).cloned().collect();
+        let mut words: Vec<String> = self.engine_trouble.iter().chain(&self.guard_trouble).cloned().collect();
         words.extend(self.step_troubles.iter().map(|(service, why)| format!("{service}: {why}")));
         words
     }
 }
 
-fn note_end(ends: &mut BTreeMap<ServiceName, Ends>, service: &ServiceName, epoch: u64, detail: String, now: Instant) {
+fn note_end(
+    ends: &mut BTreeMap<ServiceName, Ends>,
+    service: &ServiceName,
+    epoch: u64,
+    detail: String,
+    now: Instant,
+) {
     let known = ends.get(service).filter(|e| e.epoch == epoch && now.duration_since(e.last) < STEADY * 5);
     let count = known.map_or(1, |e| e.count + 1);
     let rest = REST_FIRST.saturating_mul(1 << count.min(10).saturating_sub(1)).min(REST_MAX);

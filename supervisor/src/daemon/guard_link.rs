@@ -38,7 +38,9 @@ impl Guard {
             let known = self.expected.lock().await.values().cloned().collect::<Vec<_>>();
             let address = self.address.lock().await.clone();
             for again in known.iter().chain(&address) {
-                if let Reply::Refused { why } = fresh.call(again).await.context("the guard does not answer")? {
+                if let Reply::Refused { why } =
+                    fresh.call(again).await.context("the guard does not answer")?
+                {
                     warn!(?again, "the guard no longer expects this: {why}");
                 }
             }

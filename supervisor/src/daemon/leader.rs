@@ -151,7 +151,11 @@ impl Leader {
             leader: self.node.id(),
             reports: fresh.map(|(n, (r, _))| (*n, r.clone())).collect(),
             silent_ms,
-            leases: state.services.keys().map(|s| (s.clone(), book.ledger.lease_of(&state, s, now))).collect(),
+            leases: state
+                .services
+                .keys()
+                .map(|s| (s.clone(), book.ledger.lease_of(&state, s, now)))
+                .collect(),
             address_lease: book.ledger.lease_of_address(&state, now),
             voters: leadership.voters.clone(),
             leading_ms: now.saturating_sub(leadership.since_boottime_ns) / 1_000_000,
@@ -223,8 +227,12 @@ impl Leader {
                 Ok(_) => None,
                 Err(e) => Some(e.to_string()),
             },
-            Action::SetVoters(voters) => self.node.set_voters(voters.clone(), within(VOTERS_MAX)).await.err().map(|e| e.to_string()),
-            Action::TransferLeader(to) => self.node.transfer_leader(*to, within(PROPOSE_MAX)).await.err().map(|e| e.to_string()),
+            Action::SetVoters(voters) => {
+                self.node.set_voters(voters.clone(), within(VOTERS_MAX)).await.err().map(|e| e.to_string())
+            }
+            Action::TransferLeader(to) => {
+                self.node.transfer_leader(*to, within(PROPOSE_MAX)).await.err().map(|e| e.to_string())
+            }
         };
         if let Some(why) = failed {
             // The next look computes it anew from what is true then.
@@ -236,7 +244,8 @@ impl Leader {
 
 /// Whether a report says something that the planner should look at now rather than soon.
 fn differs(old: &Report, new: &Report) -> bool {
-    let replicas = |r: &Report| r.replicas.iter().map(|(n, v)| (n.clone(), v.state.clone())).collect::<Vec<_>>();
+    let replicas =
+        |r: &Report| r.replicas.iter().map(|(n, v)| (n.clone(), v.state.clone())).collect::<Vec<_>>();
     old.images != new.images || old.instances != new.instances || replicas(old) != replicas(new)
 }
 

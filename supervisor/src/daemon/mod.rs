@@ -253,7 +253,8 @@ impl Page {
 impl Keys {
     /// Seals a secret.
     pub fn seal(&self, name: &str, value: &[u8]) -> anyhow::Result<thermidor_model::state::Sealed> {
-        let key = self.0.as_ref().context("this member is a witness and holds no home key: ask a radiator")?;
+        let key =
+            self.0.as_ref().context("this member is a witness and holds no home key: ask a radiator")?;
         Ok(key.seal(name, value)?)
     }
 

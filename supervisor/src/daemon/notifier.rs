@@ -41,7 +41,8 @@ async fn deliver(context: &Context) -> anyhow::Result<()> {
         let password = match &spec.smtp.password {
             Some(name) => {
                 let sealed = state.secrets.get(&name.0);
-                let sealed = sealed.ok_or_else(|| anyhow::anyhow!("run `thermidor secret set {}`", name.0))?;
+                let sealed =
+                    sealed.ok_or_else(|| anyhow::anyhow!("run `thermidor secret set {}`", name.0))?;
                 Some(context.keys.open(&name.0, sealed)?)
             }
             None => None,

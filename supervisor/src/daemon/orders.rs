@@ -67,7 +67,9 @@ impl Context {
             Request::Target { radiator, celsius } => Command::Target { radiator, celsius },
             Request::Move { service, radiator } => Command::Wish { service, to: member(state, &radiator)? },
             Request::SetSecret { name, value } => {
-                let seal = |v: String| self.keys.seal(&name, v.as_bytes()).map_err(|e| Refused::because(e.to_string()));
+                let seal = |v: String| {
+                    self.keys.seal(&name, v.as_bytes()).map_err(|e| Refused::because(e.to_string()))
+                };
                 let sealed = value.map(seal).transpose()?;
                 Command::SetSecret { name, sealed }
             }
@@ -112,7 +114,9 @@ impl Context {
             Some(reason) => {
                 value(&Explanation { version: VERSION, service: service.to_string(), reason: reason.clone() })
             }
-            None => Err(Refused::because(format!("there is no service {service}: `thermidor service ls` lists them"))),
+            None => Err(Refused::because(format!(
+                "there is no service {service}: `thermidor service ls` lists them"
+            ))),
         }
     }
 }
@@ -122,9 +126,9 @@ fn value<T: serde::Serialize>(of: &T) -> Result<Value, Refused> {
 }
 
 fn member(state: &State, name: &RadiatorName) -> Result<NodeId, Refused> {
-    state
-        .node(name)
-        .ok_or_else(|| Refused::because(format!("there is no radiator {name}: `thermidor radiator ls` lists them")))
+    state.node(name).ok_or_else(|| {
+        Refused::because(format!("there is no radiator {name}: `thermidor radiator ls` lists them"))
+    })
 }
 
 fn mail_accounts(state: &State, service: &ServiceName) -> Result<Value, Refused> {
@@ -176,7 +180,9 @@ fn mail_account(
 fn promote(state: &State, volume: VolumeName, radiator: &RadiatorName) -> Result<Command, Refused> {
     let node = member(state, radiator)?;
     let Some(v) = state.volumes.get(&volume) else {
-        return Err(Refused::because(format!("there is no volume {volume}: `thermidor volume ls` lists them")));
+        return Err(Refused::because(format!(
+            "there is no volume {volume}: `thermidor volume ls` lists them"
+        )));
     };
     Ok(Command::Promote { epoch: v.epoch, set_was: v.set_version, volume, node })
 }

@@ -1,8 +1,8 @@
 //! What this radiator tells the leader, twice a second and when something happened.
 
 use super::climate::{Climate, Reading};
-use super::{Context, within};
 use super::leader::now;
+use super::{Context, within};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::observe::{Readiness, Report};
@@ -33,7 +33,12 @@ fn draw(context: &Context, state: &State, climate: Reading) -> Report {
     let at = Instant::now();
     let declared = || state.services.keys();
     let images: BTreeMap<ServiceName, Readiness> = declared()
-        .map(|s| (s.clone(), found.readiness.get(s).cloned().unwrap_or(Readiness::Preparing("not looked at".into()))))
+        .map(|s| {
+            (
+                s.clone(),
+                found.readiness.get(s).cloned().unwrap_or(Readiness::Preparing("not looked at".into())),
+            )
+        })
         .collect();
     let mut troubles = found.troubles();
     troubles.extend(climate.troubles);

@@ -62,7 +62,11 @@ fn draw(state: &State, node: NodeId, backend: impl Fn(&ServiceName) -> Option<st
     Routes {
         version: thermidor_services::ingress::ROUTES_VERSION,
         park_max_ms: state.timing.park_max_ms,
-        members: state.members.iter().map(|(n, m)| (*n, SocketAddr::new(m.address.ip(), TUNNEL_PORT))).collect(),
+        members: state
+            .members
+            .iter()
+            .map(|(n, m)| (*n, SocketAddr::new(m.address.ip(), TUNNEL_PORT)))
+            .collect(),
         services: services.collect(),
     }
 }

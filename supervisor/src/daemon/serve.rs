@@ -57,7 +57,9 @@ async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
     let Some(text) = line.next().await else { return Ok(()) };
     let request = match text.map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_str(&t)?)) {
         Ok(request) => request,
-        Err(e) => return say(&mut line, Reply::Refused(Refused::because(format!("not understood: {e}")))).await,
+        Err(e) => {
+            return say(&mut line, Reply::Refused(Refused::because(format!("not understood: {e}")))).await;
+        }
     };
     match request {
         Request::Logs { service, follow, tail } => logs(&context, &mut line, service, follow, tail).await,

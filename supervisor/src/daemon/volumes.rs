@@ -43,7 +43,12 @@ impl Volumes {
     }
 
     /// Attaches the device in the volume's epoch; `service_epoch` is the lease's.
-    pub async fn attach(&self, volume: &VolumeName, epoch: u64, service_epoch: u64) -> Result<(), ControlError> {
+    pub async fn attach(
+        &self,
+        volume: &VolumeName,
+        epoch: u64,
+        service_epoch: u64,
+    ) -> Result<(), ControlError> {
         self.configure(volume).await?;
         let attached = self.control(volume).attach(epoch, service_epoch).await.map(drop);
         self.look(volume).await;
@@ -108,7 +113,12 @@ impl Volumes {
 
     fn here(&self) -> BTreeSet<VolumeName> {
         let state = self.state.borrow();
-        state.volumes.iter().filter(|(_, v)| v.replicas.contains_key(&self.node)).map(|(n, _)| n.clone()).collect()
+        state
+            .volumes
+            .iter()
+            .filter(|(_, v)| v.replicas.contains_key(&self.node))
+            .map(|(n, _)| n.clone())
+            .collect()
     }
 
     /// A replica that is no longer wanted here: its process ends, its image stays until someone removes it.
@@ -129,7 +139,9 @@ impl Volumes {
         loop {
             if self.look(&volume).await {
                 let wanted = configuration(&self.state.borrow_and_update(), self.node, &volume);
-                if given != wanted && let Some(configuration) = wanted {
+                if given != wanted
+                    && let Some(configuration) = wanted
+                {
                     match self.control(&volume).configure(configuration.clone()).await {
                         Ok(()) => given = Some(configuration),
                         Err(e) => warn!(%volume, "its record was not taken: {e}"),
