@@ -43,6 +43,10 @@ pub struct State {
     pub overrides: Overrides,
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
+    /// The last epoch of services that are declared no more: one that comes back goes on from there,
+    /// for a guard never serves an epoch twice.
+    #[serde(default)]
+    pub retired_epochs: BTreeMap<ServiceName, u64>,
     /// Volumes by name.
     pub volumes: BTreeMap<VolumeName, Volume>,
     /// Who holds the floating address.
@@ -75,6 +79,7 @@ impl Default for State {
             declared: None,
             overrides: Overrides::default(),
             services: BTreeMap::new(),
+            retired_epochs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             address: Address::default(),
             secrets: BTreeMap::new(),

@@ -112,6 +112,16 @@ impl Node {
         Err(ProposeError::NoLeader(last))
     }
 
+    /// Proposes only if this member leads, and lets no other leader take it: for what was decided from
+    /// what this leader alone knows, such as that a lease has ended.
+    pub async fn propose_as_leader(&self, command: Command, deadline: Instant) -> Result<Outcome, ProposeError> {
+        let (proposal, _) = prepared(command)?;
+        match self.propose_here(proposal, deadline).await {
+            Attempt::Over(result) => result,
+            Attempt::Elsewhere(_, why) => Err(ProposeError::NoLeader(why)),
+        }
+    }
+
     /// Other members in turn, for whoever has not heard from a leader yet: each of them knows more.
     pub(crate) fn guesses(&self) -> impl Iterator<Item = NodeId> + Send + use<> {
         let others =

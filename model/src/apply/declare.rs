@@ -62,8 +62,9 @@ impl State {
 
     fn declare_services(&mut self, at: UnixMs, spec: &HomeSpec) {
         for name in spec.services.keys() {
+            let retired = &mut self.retired_epochs;
             self.services.entry(name.clone()).or_insert_with(|| Service {
-                epoch: 0,
+                epoch: retired.remove(name).unwrap_or(0),
                 active: None,
                 phase: Phase::Run,
                 since_ms: at,
@@ -78,7 +79,11 @@ impl State {
                 service.phase = Phase::Stop { next: None };
             }
         }
-        self.services.retain(|name, s| spec.services.contains_key(name) || s.active.is_some());
+        let stays = |name: &ServiceName, s: &Service| spec.services.contains_key(name) || s.active.is_some();
+        for (name, service) in self.services.iter().filter(|(n, s)| !stays(n, s)) {
+            self.retired_epochs.insert(name.clone(), service.epoch);
+        }
+        self.services.retain(|name, s| stays(name, s));
         self.mail_accounts.retain(|name, _| spec.services.contains_key(name));
     }
 

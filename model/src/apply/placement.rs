@@ -157,6 +157,7 @@ impl State {
             }
         } else {
             self.services.remove(service);
+            self.retired_epochs.insert(service.clone(), epoch_was);
             self.tell(
                 at,
                 Weight::Note,

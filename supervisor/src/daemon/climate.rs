@@ -41,7 +41,7 @@ pub struct Reading {
 pub struct Climate {
     context: Context,
     declared: Option<(RadiatorName, RadiatorSpec)>,
-    sensor: Option<Result<Sensor, String>>,
+    sensor: Option<Sensor>,
     meter: Option<PowerMeter>,
     /// CPU time of each service at the last look.
     cpu: BTreeMap<ServiceName, Duration>,
@@ -81,7 +81,7 @@ impl Climate {
         reading.target_c = target_c(state, name, now.minute_of_day);
         let mut outdoor_c = None;
         match &mut self.sensor {
-            Some(Ok(sensor)) => {
+            Some(sensor) => {
                 match sensor.read(reading.power_w).await {
                     Ok(read) => reading.temperature_c = Some(read.celsius),
                     Err(e) => reading.troubles.push(e.to_string()),
@@ -91,7 +91,6 @@ impl Climate {
                     reading.target_c = Some(c);
                 }
             }
-            Some(Err(why)) => reading.troubles.push(why.clone()),
             None => {}
         }
         if let (Some(controller), Some(temperature_c), Some(target_c)) =
@@ -120,7 +119,7 @@ impl Climate {
             return;
         }
         let Some(meter) = &mut self.meter else { return };
-        match meter.sample(Instant::now()) {
+        match meter.sample(spec.power_w, Instant::now()) {
             Ok(Some(power)) => {
                 reading.power_w = power.watts;
                 reading.service_w = service_watts(power.watts, power.busy, &taken);
@@ -144,11 +143,11 @@ impl Climate {
         };
         self.sensor = declared.as_ref().and_then(|(_, spec)| {
             let sensor = spec.sensor.as_ref()?;
-            Some(Sensor::new(sensor, &self.context.paths.data).map_err(|e| e.to_string()))
+            Some(Sensor::new(sensor, &self.context.paths.data))
         });
         self.controller = declared.as_ref().map(|(_, spec)| Controller::new(spec.power_w, HOLD_S));
         let (sysfs, procfs) = (Path::new("/sys"), Path::new("/proc"));
-        self.meter = declared.as_ref().map(|(_, spec)| PowerMeter::new(sysfs, procfs, spec.power_w));
+        self.meter = declared.as_ref().map(|_| PowerMeter::new(sysfs, procfs));
         self.declared = declared;
     }
 

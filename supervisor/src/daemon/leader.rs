@@ -217,7 +217,7 @@ impl Leader {
             return;
         }
         let failed = match &action {
-            Action::Propose(command) => match self.node.propose(command.clone(), within(PROPOSE_MAX)).await {
+            Action::Propose(command) => match self.node.propose_as_leader(command.clone(), within(PROPOSE_MAX)).await {
                 Ok(Outcome::Refused(refusal)) => {
                     if let Some((right, _)) = &barred {
                         self.book(leadership).ledger.unbar(right);

@@ -7,6 +7,9 @@ pub mod lab;
 pub mod story;
 
 use crate::api::Refused;
+use thermidor_services::docker::ImageSource;
+use thermidor_services::recipe::mail::mail_image;
+
 use lab::{Lab, Options, images};
 use std::process::ExitCode;
 
@@ -62,7 +65,11 @@ impl DemoCommand {
 
 /// The images that a home's radiators start with where no image registry answers.
 pub fn home_images() -> Vec<images::Image> {
-    vec![images::record()]
+    let mut images = vec![images::record()];
+    if let ImageSource::Build { context, .. } = mail_image() {
+        images.push(images::Image { tag: mail_image().reference(), context: images::Context::Packed(context.to_vec()) });
+    }
+    images
 }
 
 fn lab_run(command: &[String]) -> anyhow::Result<ExitCode> {
