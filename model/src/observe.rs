@@ -27,7 +27,7 @@ pub struct Report {
     pub images: BTreeMap<ServiceName, Readiness>,
     /// What its containers do.
     pub instances: BTreeMap<ServiceName, Instance>,
-    /// What its replicas do.
+    /// What its replicas do; a replica whose process does not answer, or has no image yet, is not told.
     pub replicas: BTreeMap<VolumeName, ReplicaReport>,
     /// What is wrong here, in words.
     pub troubles: Vec<String>,

@@ -53,6 +53,11 @@ pub(super) fn feasible(
     if let Some(words) = view.broken_volume(service, node) {
         return lasting(words);
     }
+    // Nobody may become active on the strength of an image that has not been made or found yet.
+    let unready = view.state.volumes_of(service).find(|(name, _)| !report.replicas.contains_key(*name));
+    if let Some((name, _)) = unready {
+        return passing(format!("the replica of {name} is not ready there"));
+    }
     match report.images.get(service) {
         Some(Readiness::Ready) => {}
         Some(Readiness::Preparing(what)) => return passing(what.clone()),

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::observe::ReplicaState;
 use thermidor_model::reconcile::Device;
 use thermidor_model::state::State;
 use thermidor_model::{NodeId, VolumeName};
@@ -75,16 +75,23 @@ impl Volumes {
     async fn look(&self, volume: &VolumeName) -> bool {
         let status = self.control(volume).status().await;
         let answers = status.is_ok();
-        let (device, report) = match status {
-            Ok(status) => (device_of(&status), status.report()),
-            Err(e) => (Device::Absent, absent(&e)),
-        };
+        // Without a record it has no image yet; without an answer nothing is known. Neither is told as a
+        // failed replica: that would have a good one replaced because its process was slow.
+        let known = status.ok().filter(|s| s.set_version > 0);
+        let device = known.as_ref().map_or(Device::Absent, device_of);
+        let report = known.map(|s| s.report());
         let mut found = self.shared.lock();
         let before = found.devices.insert(volume.clone(), device);
-        let told = found.replicas.insert(volume.clone(), report.clone());
+        let told = match report.clone() {
+            Some(report) => found.replicas.insert(volume.clone(), report),
+            None => found.replicas.remove(volume),
+        };
         drop(found);
-        if before != Some(device) || told.is_none_or(|t| t.state != report.state) {
+        if before != Some(device) {
             self.shared.wake.notify_one();
+        }
+        if told.map(|t| t.state) != report.map(|r| r.state) {
+            self.shared.report_now.notify_one();
         }
         answers
     }
@@ -188,14 +195,6 @@ fn device_of(status: &Status) -> Device {
     }
 }
 
-fn absent(error: &ControlError) -> ReplicaReport {
-    let state = match error {
-        ControlError::Absent { .. } => ReplicaState::Waiting,
-        error => ReplicaState::Failed(error.to_string()),
-    };
-    ReplicaReport { epoch: 0, state, behind_bytes: 0, used_bytes: 0 }
-}
-
 /// The record as applied, and where its replicas listen.
 fn configuration(state: &State, node: NodeId, volume: &VolumeName) -> Option<Configuration> {
     let record = state.volumes.get(volume)?;
@@ -233,6 +232,7 @@ mod tests {
             replicas: BTreeMap::new(),
             set_version: 1,
             fenced: None,
+            in_sync: BTreeSet::new(),
         };
         assert_eq!(device_of(&status), Device::Attached(4));
         status.fenced = Some("the lease ended".into());
