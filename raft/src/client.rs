@@ -64,6 +64,11 @@ impl HomeClient {
         &self.identity
     }
 
+    /// Members and their listeners, as known now; none before this radiator's daemon has ever run.
+    pub fn members(&self) -> BTreeMap<NodeId, SocketAddr> {
+        self.pool.addresses.all()
+    }
+
     /// Members and their listeners, as told by the leader since.
     pub fn set_members(&self, members: BTreeMap<NodeId, SocketAddr>) {
         if !members.is_empty() && self.pool.addresses.all() != members {

@@ -26,6 +26,9 @@ const ASK_MAX: Duration = Duration::from_millis(400);
 /// How long a set change may take to be agreed on.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
+/// How often a process looks for the members while its radiator's daemon has never run.
+const MEMBERS_AGAIN: Duration = Duration::from_millis(200);
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Where to listen; by default as given to `init` or `join`.
@@ -86,6 +89,17 @@ pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
     runtime(2)?.block_on(daemon::run(options)).map_err(refused)
 }
 
+/// A way into the home, once the daemon has told where its members are.
+async fn home_client(paths: &Paths) -> Result<HomeClient, Refused> {
+    loop {
+        let client = HomeClient::open(&paths.data).map_err(refused)?;
+        if !client.members().is_empty() {
+            return Ok(client);
+        }
+        tokio::time::sleep(MEMBERS_AGAIN).await;
+    }
+}
+
 pub fn guard(paths: &Paths) -> Result<(), Refused> {
     let identity = identity(paths)?;
     let options = GuardOptions {
@@ -95,7 +109,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
         raise: true,
     };
     runtime(1)?.block_on(async {
-        let client = Arc::new(HomeClient::open(&paths.data).map_err(refused)?);
+        let client = Arc::new(home_client(paths).await?);
         let ask = move |request| {
             let client = client.clone();
             async move {
@@ -129,7 +143,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
     }
     let identity = identity(paths)?;
     runtime(2)?.block_on(async {
-        let client = Arc::new(HomeClient::open(&paths.data).map_err(refused)?);
+        let client = Arc::new(home_client(paths).await?);
         let propose = move |command| {
             let client = client.clone();
             async move {

@@ -61,6 +61,10 @@ impl Context {
         };
         let volumes: BTreeMap<_, _> = spec.volumes.iter().map(|m| place(&m.volume)).collect();
         let config = self.paths.service(name.as_str()).join("config");
+        // Docker makes no container whose mountpoints don't exist; what may not be empty is asked at the start.
+        for place in volumes.values() {
+            std::fs::create_dir_all(&place.folder).with_context(|| place.folder.display().to_string())?;
+        }
         std::fs::create_dir_all(&config).with_context(|| config.display().to_string())?;
         if let Some(RecipeSpec::Mail(settings)) = &spec.recipe {
             self.write_mail_config(state, name, settings, &config)?;

@@ -177,6 +177,7 @@ pub fn sweep_one(name: &str) -> Result<(), LabError> {
     group.remove()?;
     unmount_below(&entry.dir)?;
     if entry.dir.join(MARK).exists() {
+        unprotect_mountpoints(&entry.dir)?;
         fs::remove_dir_all(&entry.dir).map_err(at("remove", &entry.dir))?;
     }
     if inside.exists() {
@@ -184,6 +185,18 @@ pub fn sweep_one(name: &str) -> Result<(), LabError> {
     }
     let path = path_of(name);
     fs::remove_file(&path).map_err(at("remove", &path))
+}
+
+/// Volumes keep their unmounted mountpoints immutable: they are freed before they are removed.
+fn unprotect_mountpoints(lab: &Path) -> Result<(), LabError> {
+    for radiator in fs::read_dir(lab).into_iter().flatten().flatten() {
+        let volumes = radiator.path().join("data/volumes");
+        for volume in fs::read_dir(&volumes).into_iter().flatten().flatten() {
+            let places = thermidor_services::volume::device::Places { dir: volume.path() };
+            places.unprotect().map_err(|e| at("free", &places.dir)(std::io::Error::other(e)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Detaches loop devices over files in those folders, as the machines or this computer name them.
