@@ -79,6 +79,8 @@ pub(super) struct Local {
     pub header: ImageHeader,
     /// Everything up to this number is durable on every in-sync member.
     pub clean: u64,
+    /// Everything up to this number of the present epoch is durable here.
+    pub durable: u64,
     marked_max: usize,
     mark_first: bool,
     marked: BTreeMap<u64, u64>,
@@ -98,6 +100,7 @@ impl Local {
         Self {
             header: image.header,
             clean: 0,
+            durable: 0,
             marked_max,
             mark_first,
             marked: image.marked.into_iter().map(|extent| (extent, touched)).collect(),
@@ -271,7 +274,8 @@ impl Local {
         }
         let mark = std::mem::take(&mut self.to_mark);
         let over = (self.marked.len() + mark.len()).saturating_sub(self.marked_max);
-        let clean = self.clean;
+        // what is queued here was perhaps made durable everywhere else already, but it needs its mark
+        let clean = self.clean.min(self.durable);
         let mut old: Vec<(u64, u64)> =
             self.marked.iter().filter(|(_, t)| **t <= clean).map(|(extent, t)| (*t, *extent)).collect();
         old.sort_unstable();
