@@ -118,6 +118,7 @@ impl Local {
 
     /// Queues a change. `mark`: its extents must be marked before.
     pub fn store(&mut self, id: u64, seq: u64, op: Op, mark: bool) {
+        let mark = mark && self.mark_first;
         if mark {
             for extent in op.extents() {
                 let known = self.marked.get_mut(&extent);
@@ -289,7 +290,7 @@ impl Local {
 
     fn head_is_free(&self) -> bool {
         self.queue.front().is_some_and(|q| {
-            let marked = !q.mark || !self.mark_first || q.op.extents().all(|x| self.marked.contains_key(&x));
+            let marked = !q.mark || q.op.extents().all(|x| self.marked.contains_key(&x));
             marked && !self.outstanding.values().any(|op| op.overlaps(&q.op))
         })
     }
