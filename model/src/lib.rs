@@ -7,11 +7,18 @@
 pub mod apply;
 pub mod check;
 pub mod command;
+pub mod heat;
+pub mod lease;
+pub mod membership;
 pub mod name;
 pub mod observe;
+pub mod placement;
+pub mod reconcile;
 pub mod replication;
 pub mod spec;
 pub mod state;
+#[doc(hidden)]
+pub mod testing;
 pub mod timing;
 
 pub use command::{Command, Outcome, Proposal, Refusal};

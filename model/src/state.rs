@@ -1,6 +1,7 @@
 //! The home's replicated state: what Raft agrees on, and nothing else.
 //! Telemetry stays out of it, so an idle home writes nothing.
 
+use crate::command::Why;
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::spec::{HomeSpec, OnDegraded};
 use crate::timing::Timing;
@@ -159,6 +160,20 @@ pub struct Service {
     pub moved_ms: Vec<UnixMs>,
     /// Radiators on which it died too often, and until when it is kept away from them.
     pub avoid: BTreeMap<NodeId, UnixMs>,
+    /// A move that was begun by a stop and ends with the next active.
+    #[serde(default)]
+    pub moving: Option<Moving>,
+}
+
+/// A move under way: kept beyond the stop, so that whoever leads then knows how it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// Where the service was asked to stop.
+    pub from: NodeId,
+    /// Where it was to go.
+    pub to: Option<NodeId>,
+    /// [`Why::Heat`], or [`Why::Planned`] for a wish, a radiator going off or one it dies on.
+    pub why: Why,
 }
 
 /// What a service's active is to do.

@@ -1,1 +1,44 @@
-//! raft
+//! The home: one Raft group of the household's radiators, on redb, under the home's own
+//! certificate authority. See DESIGN.md beside this crate's Cargo.toml.
+
+#![forbid(unsafe_code)]
+
+mod barrier;
+pub mod client;
+mod clock;
+pub mod codec;
+mod config;
+mod disk;
+pub mod founding;
+pub mod identity;
+mod invitation;
+mod joining;
+mod keeper;
+mod leadership;
+mod line;
+mod line_pool;
+mod listener;
+pub mod log_store;
+pub mod machine;
+mod members_file;
+mod membership;
+mod network;
+pub mod node;
+mod proposing;
+pub mod rescue;
+mod serving;
+mod snapshot_stream;
+pub mod types;
+mod wire;
+
+pub use client::{ClientError, HomeClient};
+pub use clock::boottime_ns;
+pub use founding::{InitError, InitOptions, init};
+pub use identity::{HomeKey, Identity, IdentityError};
+pub use invitation::{Token, TokenError};
+pub use joining::{JoinError, JoinOptions, join};
+pub use leadership::Leadership;
+pub use membership::MembershipError;
+pub use node::{CallError, Handler, Node, Standing, StartError, StartOptions};
+pub use proposing::ProposeError;
+pub use rescue::{RescueError, RescueOptions, RescueReport, rescue};

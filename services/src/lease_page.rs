@@ -50,6 +50,20 @@ impl LeasePage {
         Ok(Self(Arc::new(file)))
     }
 
+    /// Opens the page for writing as an earlier guard of this radiator left it, and lists what it
+    /// says (`until_ns` 0: ended). A missing, short or torn page is emptied. For the guard alone.
+    pub fn resume(path: &Path) -> io::Result<(Self, Vec<(String, Held)>)> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let whole = file.metadata()?.len() == (SLOT * SLOTS) as u64;
+        let page = Self(Arc::new(file));
+        let slots = (0..SLOTS).map(|slot| page.read(slot)).collect::<io::Result<Vec<_>>>();
+        match slots {
+            Ok(slots) if whole => Ok((page, slots.into_iter().flatten().collect())),
+            _ => Ok((Self::create(path)?, Vec::new())),
+        }
+    }
+
     /// Opens the page for reading.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(Arc::new(File::open(path)?)))
@@ -139,6 +153,25 @@ mod tests {
         assert!(!reader.holds("mail", 4));
         LeasePage::create(&path).unwrap();
         assert_eq!(reader.held("notes", 0), None, "a new guard holds nothing");
+    }
+
+    #[test]
+    fn a_page_is_resumed_as_it_was_left_and_a_torn_one_is_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let (guard, none) = LeasePage::resume(&path).unwrap();
+        assert_eq!(none, []);
+        let (ended, held) = (Held { epoch: 2, until_ns: 0 }, Held { epoch: 3, until_ns: u64::MAX });
+        guard.set("notes", ended).unwrap();
+        guard.set("mail", held).unwrap();
+        let (again, left) = LeasePage::resume(&path).unwrap();
+        assert_eq!(left, [("notes".to_string(), ended), ("mail".to_string(), held)]);
+        assert!(again.holds("mail", 3));
+        again.0.write_all_at(&[9], 2).unwrap();
+        let (torn, left) = LeasePage::resume(&path).unwrap();
+        assert!(left.is_empty() && !torn.holds("mail", 3), "nothing on a torn page is trusted");
+        again.0.set_len(100).unwrap();
+        assert_eq!(LeasePage::resume(&path).unwrap().1, []);
     }
 
     #[test]

@@ -1,1 +1,12 @@
-//! supervisor
+//! The `thermidor` binary: the daemon and the processes beside it, and the command line.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod guard;
+pub mod notify;
+pub mod paths;
+pub mod sensor;

@@ -70,6 +70,7 @@ impl State {
                 wish: None,
                 moved_ms: Vec::new(),
                 avoid: BTreeMap::new(),
+                moving: None,
             });
         }
         for (name, service) in &mut self.services {

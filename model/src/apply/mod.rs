@@ -6,6 +6,8 @@ mod member;
 mod placement;
 mod volume;
 
+pub use declare::CONTEXT_MAX_BYTES;
+
 use crate::command::{Command, Outcome, Proposal, Refusal};
 use crate::name::UnixMs;
 use crate::state::{EVENTS_MAX, Event, State, Weight};

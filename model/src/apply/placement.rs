@@ -3,7 +3,7 @@
 use super::{Applied, invalid, stale};
 use crate::command::{Outcome, Refusal, Why};
 use crate::name::{NodeId, ServiceName, UnixMs, VolumeName};
-use crate::state::{Phase, Role, Service, State, Weight};
+use crate::state::{Moving, Phase, Role, Service, State, Weight};
 use std::collections::BTreeMap;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -97,6 +97,7 @@ impl State {
             s.phase = Phase::Run;
             s.since_ms = at;
             s.wish = s.wish.filter(|w| *w != to);
+            s.moving = None;
             s.avoid.retain(|_, until| *until > at);
             s.moved_ms.retain(|moved| moved + DAY_MS > at);
             if why == Why::Heat && s.moved_ms.len() < MOVES_KEPT {
@@ -116,11 +117,17 @@ impl State {
         next: Option<NodeId>,
         reason: &str,
     ) -> Applied {
-        if self.service_at(service, epoch_was)?.active.is_none() {
+        let present = self.service_at(service, epoch_was)?;
+        let Some(from) = present.active else {
             return stale(format!("{service} is active nowhere"));
-        }
+        };
+        let compelled = present.wish.is_some()
+            || present.avoid.contains_key(&from)
+            || self.members.get(&from).is_some_and(|m| m.off.is_some());
+        let why = if compelled { Why::Planned } else { Why::Heat };
         if let Some(s) = self.services.get_mut(service) {
             s.phase = Phase::Stop { next };
+            s.moving = Some(Moving { from, to: next, why });
         }
         self.tell(at, Weight::Note, &format!("active/{service}"), reason.to_string());
         Ok(Outcome::Done)

@@ -46,6 +46,11 @@ impl State {
         Ok(Outcome::Set(volume.set_version))
     }
 
+    /// The event that a replica was taken out; the planner looks for it before it makes it anew.
+    pub(crate) fn kept_no_more(&self, volume: &VolumeName, node: NodeId) -> String {
+        format!("{volume} is kept on {} no more", self.name_of(node))
+    }
+
     pub(super) fn remove_replica(
         &mut self,
         at: UnixMs,
@@ -68,7 +73,7 @@ impl State {
         volume.in_sync.remove(&node);
         volume.set_version += 1;
         let version = volume.set_version;
-        let text = format!("{name} is kept on {} no more", self.name_of(node));
+        let text = self.kept_no_more(name, node);
         self.tell(at, Weight::Note, &format!("volume/{name}"), text);
         Ok(Outcome::Set(version))
     }

@@ -1,6 +1,32 @@
 //! What one `home.yaml` declares, validated: a [`HomeSpec`] holds no contradiction
 //! that could be seen without asking the machines.
 
+mod build;
+mod compose;
+mod cross;
+mod difference;
+mod environment;
+mod fields;
+mod home;
+mod interpolate;
+mod ports;
+mod radiator;
+mod recipe;
+mod report;
+mod schema;
+mod service;
+mod tree;
+mod units;
+mod volumes;
+mod words;
+
+pub use difference::{Change, Difference, Kind, difference};
+pub use home::parse;
+pub use interpolate::parse_env_file;
+pub use report::{Notice, Place, Problem, SpecErrors};
+pub use schema::schema;
+pub use tree::TEXT_MAX_BYTES;
+
 use crate::name::{HomeName, RadiatorName, ServiceName, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,50 @@
+# What a person types. Everything made lies in target/; `make clean` removes it.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
+TIER ?=
+BENCH ?=
+
+.PHONY: all check fix demo test bench soak mutants clean
+
+all:
+	cargo build --workspace --bins
+
+# Only reads.
+check:
+	scripts/check
+
+# Writes.
+fix:
+	cargo fmt
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# The whole main job on this one machine: ARGS=--keep leaves it running.
+demo:
+	scripts/setup
+	cargo build --workspace --bins
+	target/debug/thermidor demo $(ARGS)
+
+# All tests; TIER=unit runs one tier.
+test:
+	scripts/test $(TIER)
+
+# Figures into target/figures.json; BENCH=takeover runs one group.
+bench:
+	scripts/setup
+	cargo build --workspace --bins
+	scripts/bench $(BENCH)
+
+# Faults at random on real radiators, for MINUTES.
+soak:
+	scripts/setup
+	cargo build --workspace --bins
+	scripts/soak $(MINUTES)
+
+# Switches off one safety at a time; each must turn a test red.
+mutants:
+	scripts/setup
+	scripts/mutants
+
+clean:
+	-target/debug/thermidor lab-sweep
+	cargo clean

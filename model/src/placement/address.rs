@@ -1,0 +1,54 @@
+//! Who holds the home's floating address. A holder changes only when the old one's lease has
+//! surely ended, so a service that moves leaves the address where it is: every radiator's
+//! ingress reaches it. Only a holder that goes off is asked to give it back first.
+
+use super::Action;
+use super::view::View;
+use crate::command::Command;
+use crate::name::NodeId;
+use crate::observe::Lease;
+
+/// How long a fresh leader leaves an unheld address for the first service to come up, ms.
+const IDLE_WAIT_MS: u64 = 10_000;
+
+/// Decides about the address's holder.
+pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
+    let address = &view.state.address;
+    let mut hold = |to: Option<NodeId>| {
+        actions.push(Action::Propose(Command::HoldAddress { epoch_was: address.epoch, to }));
+    };
+    if view.spec.address.is_none() {
+        if address.holder.is_some() {
+            hold(None);
+        }
+        return;
+    }
+    let ended = view.observed.address_lease == Lease::Ended;
+    let wanted = wanted(view);
+    match address.holder {
+        None if ended && wanted.is_some() => hold(wanted),
+        Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
+        Some(holder) if !ended && is_off(view, holder) && wanted.is_some_and(|w| w != holder) => hold(None),
+        _ => {}
+    }
+}
+
+fn is_off(view: &View<'_>, node: NodeId) -> bool {
+    view.state.members.get(&node).is_some_and(|m| m.off.is_some())
+}
+
+/// The principal service's active; else the holder; else any service's active; else, when no
+/// service came up in time, any radiator: those that are on first.
+fn wanted(view: &View<'_>) -> Option<NodeId> {
+    let services = &view.state.services;
+    let able = |node: &NodeId| view.heard(*node) && view.lively(*node);
+    let principal = view.principal().and_then(|name| services.get(name)?.active);
+    let holder = view.state.address.holder.filter(|h| !is_off(view, *h));
+    let patient = view.observed.leading_ms < IDLE_WAIT_MS && view.state.address.holder.is_none();
+    let any = || view.radiators().map(|(id, _)| id).filter(able).min_by_key(|id| (is_off(view, *id), *id));
+    principal
+        .filter(able)
+        .or(holder.filter(able))
+        .or_else(|| services.values().filter_map(|s| s.active).find(able))
+        .or_else(|| if patient { None } else { any() })
+}

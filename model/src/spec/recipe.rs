@@ -1,0 +1,195 @@
+//! Recipes: what Thermidor knows about a kind of service, and the settings each takes.
+
+use super::environment::password;
+use super::fields::{Fields, filled, items, size, text};
+use super::report::{Findings, Place};
+use super::service::choice;
+use super::tree::Node;
+use super::{MailAccountSpec, MailSpec, PortSpec, RecipeSpec, YacySpec};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a recipe fills in where the YAML says nothing.
+pub(super) struct Defaults {
+    pub ports: Vec<PortSpec>,
+    pub volume_path: Option<&'static str>,
+    pub stop_grace_s: u64,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { ports: Vec::new(), volume_path: None, stop_grace_s: 10 }
+    }
+}
+
+/// SMTP, submissions, submission, IMAPS.
+const MAIL_PORTS: [u16; 4] = [25, 465, 587, 993];
+
+/// YaCy's HTTP port.
+const YACY_PORT: u16 = 8090;
+
+/// YaCy writes its index out on a stop, which takes over half a minute.
+const YACY_STOP_S: u64 = 60;
+
+/// YaCy's Java heap unless said, MiB.
+const YACY_HEAP_MIB: u64 = 600;
+
+/// Largest message unless said, bytes.
+const MESSAGE_DEFAULT_BYTES: u64 = 50 << 20;
+
+/// What the recipe of that name fills in.
+fn defaults(recipe: &str) -> Defaults {
+    match recipe {
+        "mail" => Defaults {
+            ports: MAIL_PORTS.map(|p| PortSpec { published: p, target: p, proxy_protocol: true }).to_vec(),
+            volume_path: Some("/srv/mail"),
+            stop_grace_s: 10,
+        },
+        "yacy" => Defaults {
+            ports: vec![PortSpec { published: YACY_PORT, target: YACY_PORT, proxy_protocol: false }],
+            volume_path: Some("/opt/yacy_search_server/DATA"),
+            stop_grace_s: YACY_STOP_S,
+        },
+        _ => Defaults::default(),
+    }
+}
+
+/// Reads `recipe:` and `settings:` of a service. The defaults stand also where the settings are
+/// wrong, so that one mistake is not told as several.
+pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> (Option<RecipeSpec>, Defaults) {
+    let recipe = fields.take("recipe");
+    let settings = fields.take_entry("settings");
+    let Some(recipe) = recipe else {
+        if let Some((key, _)) = settings {
+            findings
+                .error(key.place, format!("`{}` without a recipe", fields.at("settings")))
+                .help("settings are a recipe's; an image takes `environment:`");
+        }
+        return (None, Defaults::default());
+    };
+    let Some(name) = text(recipe, &fields.at("recipe"), findings) else { return (None, Defaults::default()) };
+    let path = fields.at("settings");
+    let inner = match settings {
+        Some((key, node)) => Fields::of(node, key.place, &path, findings),
+        None => Some(Fields::empty(fields.place, &path)),
+    };
+    let spec = inner.and_then(|inner| match name {
+        "mail" => mail(inner, findings).map(RecipeSpec::Mail),
+        "yacy" => yacy(inner, findings).map(RecipeSpec::Yacy),
+        other => {
+            choice(recipe, &fields.at("recipe"), other, &["mail", "yacy"], findings);
+            None
+        }
+    });
+    (spec, defaults(name))
+}
+
+fn mail(mut fields: Fields<'_>, findings: &mut Findings) -> Option<MailSpec> {
+    let domain = fields.need("domain", "example.org", findings);
+    let domain = domain.and_then(|n| host_name(n, &fields.at("domain"), findings));
+    let hostname = fields.take("hostname").map(|n| host_name(n, &fields.at("hostname"), findings));
+    let message_max_bytes = fields.take("message_max").map_or(Some(MESSAGE_DEFAULT_BYTES), |n| {
+        size(n, &fields.at("message_max"), 64 << 10..=1 << 30, findings)
+    });
+    let accounts = match fields.take("accounts") {
+        Some(node) => accounts(node, &fields.at("accounts"), findings),
+        None => BTreeMap::new(),
+    };
+    fields.finish(&["domain", "hostname", "accounts", "message_max"], findings);
+    let domain = domain?;
+    let hostname = hostname.unwrap_or_else(|| Some(format!("mail.{domain}")))?;
+    Some(MailSpec { domain, hostname, accounts, message_max_bytes: message_max_bytes? })
+}
+
+fn host_name(node: &Node, path: &str, findings: &mut Findings) -> Option<String> {
+    let given = filled(node, path, findings)?.trim().trim_end_matches('.').to_ascii_lowercase();
+    let label_good = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if given.len() > 253 || !given.contains('.') || !given.split('.').all(label_good) {
+        findings
+            .error(node.place, format!("`{path}` is `{given}`, which is no domain"))
+            .help("write it as in `example.org`");
+        return None;
+    }
+    Some(given)
+}
+
+fn accounts(node: &Node, path: &str, findings: &mut Findings) -> BTreeMap<String, MailAccountSpec> {
+    let mut read = BTreeMap::new();
+    // Who already receives which local part, and where that is said.
+    let mut taken: BTreeMap<String, (String, Place)> = BTreeMap::new();
+    let Some(mut all) = Fields::of(node, node.place, path, findings) else { return read };
+    let entries = all.take_all();
+    for (key, _) in &entries {
+        taken.insert(key.text.clone(), (format!("the account {}", key.text), key.place));
+    }
+    for (key, value) in entries {
+        let path = format!("{path}.{}", key.text);
+        local_part(&key.text, key.place, findings);
+        let Some(mut fields) = Fields::of(value, key.place, &path, findings) else { continue };
+        let suggest = format!("mail/{}", key.text);
+        let password = fields
+            .need("password", &format!("secret:{suggest}"), findings)
+            .and_then(|n| password(n, &fields.at("password"), &suggest, findings));
+        let mut aliases = BTreeSet::new();
+        if let Some(node) = fields.take("aliases") {
+            for item in items(node, &fields.at("aliases"), findings) {
+                let Some(alias) = text(item, &fields.at("aliases"), findings) else { continue };
+                if !local_part(alias, item.place, findings) {
+                    continue;
+                }
+                if let Some((owner, place)) = taken.get(alias) {
+                    findings
+                        .error(item.place, format!("`{path}`: the alias `{alias}` is taken by {owner}"))
+                        .also(*place, format!("{owner} here"))
+                        .help("each address reaches one account");
+                    continue;
+                }
+                taken.insert(alias.to_string(), (format!("an alias of {}", key.text), item.place));
+                aliases.insert(alias.to_string());
+            }
+        }
+        fields.finish(&["password", "aliases"], findings);
+        if let Some(password) = password {
+            read.insert(key.text.clone(), MailAccountSpec { password, aliases });
+        }
+    }
+    read
+}
+
+fn local_part(given: &str, place: Place, findings: &mut Findings) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+    let sound = (1..=64).contains(&given.len())
+        && given.chars().all(good)
+        && given.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !given.ends_with('.')
+        && !given.contains("..");
+    if !sound {
+        let help = match given.split_once('@') {
+            Some((local, _)) => format!("write what stands before the @: `{local}`"),
+            None => "use a-z, 0-9, `.`, `-` and `_`".to_string(),
+        };
+        findings.error(place, format!("`{given}` is no local part of an address")).help(help);
+    }
+    sound
+}
+
+fn yacy(mut fields: Fields<'_>, findings: &mut Findings) -> Option<YacySpec> {
+    const NETWORKS: &[&str] = &["freeworld", "webportal", "intranet"];
+    let network = fields.take("network").map_or(Some("freeworld".to_string()), |n| {
+        let given = text(n, &fields.at("network"), findings)?;
+        if !NETWORKS.contains(&given) {
+            choice(n, &fields.at("network"), given, NETWORKS, findings);
+            return None;
+        }
+        Some(given.to_string())
+    });
+    let heap_mib = fields.take("heap").map_or(Some(YACY_HEAP_MIB), |n| {
+        size(n, &fields.at("heap"), 256 << 20..=256 << 30, findings).map(|bytes| bytes >> 20)
+    });
+    fields.finish(&["network", "heap"], findings);
+    Some(YacySpec { network: network?, heap_mib: heap_mib? })
+}

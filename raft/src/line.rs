@@ -1,0 +1,359 @@
+//! One lane to one member: a connection over which many requests are in flight at once, made anew
+//! by itself. Lanes are separate connections, so that a snapshot never holds up a heartbeat.
+
+use crate::identity::{peer_of, server_name};
+use crate::wire::{FRAME_MAX, Frame, framing};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use rustls::ClientConfig;
+use socket2::{SockRef, TcpKeepalive};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thermidor_model::NodeId;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Requests waiting to be written on one connection; beyond it callers are refused.
+const QUEUE_MAX: usize = 1024;
+/// Requests in flight on one connection; beyond it callers are refused.
+const FLIGHT_MAX: usize = 4096;
+/// A dial (TCP and TLS) takes no longer: a first SYN lost in a cut must not cost its second-long retry.
+const DIAL_MAX: Duration = Duration::from_millis(400);
+/// A call waits no longer for a connection, so that its caller may look for another leader meanwhile.
+const REACH_MAX: Duration = Duration::from_millis(500);
+/// Between the beginnings of two dials of an unreachable member.
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(25);
+/// The same, after several failures.
+const DIAL_PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How often a connection with requests in flight is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_millis(100);
+/// TCP gives up on unacknowledged bytes after this long.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Lane {
+    /// Heartbeats and votes.
+    Beat,
+    /// Log entries.
+    Log,
+    /// Snapshots.
+    Snapshot,
+    /// Proposals and the daemon's own requests.
+    App,
+}
+
+impl Lane {
+    /// A connection silent for so long while asked for a sign of life is given up.
+    fn silence_max(self) -> Duration {
+        Duration::from_millis(if self == Self::Beat { 500 } else { 1000 })
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LineError {
+    /// It never left: surely not done.
+    #[error("not reached: {0}")]
+    NotSent(String),
+    /// It left and nothing came back: done or not, nobody knows.
+    #[error("no answer: {0}")]
+    Lost(String),
+    /// The member answered that it failed.
+    #[error("{0}")]
+    Failed(String),
+    /// Surely not done: it is not the leader.
+    #[error("not the leader")]
+    NotLeader(Option<NodeId>),
+    /// Surely not done: this member has left the home.
+    #[error("this member has left the home")]
+    Expelled,
+}
+
+/// Where to dial and as whom.
+pub(crate) struct Dial {
+    pub(crate) target: NodeId,
+    pub(crate) lane: Lane,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) generation: u64,
+    /// Looked up anew for every dial.
+    pub(crate) address: Box<dyn Fn() -> Option<SocketAddr> + Send + Sync>,
+    /// Told of a higher generation.
+    pub(crate) heard_generation: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, LineError>>>>;
+
+/// A live connection.
+struct Link {
+    queue: mpsc::Sender<Bytes>,
+    pending: Arc<Pending>,
+    closed: CancellationToken,
+    next: AtomicU64,
+}
+
+/// What the dialling task last achieved.
+#[derive(Clone)]
+enum Seen {
+    Nothing,
+    Up(Arc<Link>),
+    Down(String),
+}
+
+/// A lane to a member. Its task ends when the last clone goes.
+#[derive(Clone)]
+pub(crate) struct Line {
+    seen: watch::Receiver<Seen>,
+    wanted: Arc<Notify>,
+    _stop: Arc<DropGuard>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes a request from the pending ones when its caller stops waiting.
+struct Waiting<'a>(&'a Link, u64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.pending).remove(&self.1);
+    }
+}
+
+impl Line {
+    pub(crate) fn open(dial: Dial) -> Self {
+        let stop = CancellationToken::new();
+        let wanted = Arc::new(Notify::new());
+        let (tell, seen) = watch::channel(Seen::Nothing);
+        let task = keep_dialled(dial, tell, wanted.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(task));
+        Self { seen, wanted, _stop: Arc::new(stop.drop_guard()) }
+    }
+
+    /// A live connection, waiting for one until the deadline.
+    async fn link(&self, deadline: Instant) -> Result<Arc<Link>, LineError> {
+        let mut seen = self.seen.clone();
+        let mut last = String::from("dialling takes too long");
+        let wait = async {
+            loop {
+                match seen.borrow_and_update().clone() {
+                    Seen::Up(link) if !link.closed.is_cancelled() => return Some(link),
+                    Seen::Down(why) => last = why,
+                    Seen::Up(_) | Seen::Nothing => {}
+                }
+                self.wanted.notify_one();
+                if seen.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match tokio::time::timeout_at(deadline, wait).await {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => Err(LineError::NotSent("this member is shutting down".into())),
+            Err(_) => Err(LineError::NotSent(last)),
+        }
+    }
+
+    /// Sends a request and waits for its answer, until the deadline at most.
+    pub(crate) async fn call(&self, verb: &str, body: Bytes, deadline: Instant) -> Result<Bytes, LineError> {
+        let link = self.link(deadline.min(Instant::now() + REACH_MAX)).await?;
+        let id = link.next.fetch_add(1, Ordering::Relaxed);
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX);
+        let frame = Frame::Request { id, deadline_ms, verb: verb.to_string(), body }.encode();
+        if frame.len() > FRAME_MAX {
+            return Err(LineError::NotSent(format!("{} bytes are more than a frame takes", frame.len())));
+        }
+        let (tell, answer) = oneshot::channel();
+        {
+            let mut pending = lock(&link.pending);
+            if pending.len() >= FLIGHT_MAX {
+                return Err(LineError::NotSent(format!("{FLIGHT_MAX} requests are in flight")));
+            }
+            pending.insert(id, tell);
+        }
+        let _waiting = Waiting(&link, id);
+        match timeout(deadline.saturating_duration_since(Instant::now()), link.queue.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(LineError::NotSent("the connection has closed".into())),
+            Err(_) => return Err(LineError::NotSent("the connection takes no more".into())),
+        }
+        // The connection may have closed between our look and our entry: then nobody would tell us.
+        if link.closed.is_cancelled() {
+            return Err(LineError::Lost("the connection closed".into()));
+        }
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(LineError::Lost("the connection closed".into())),
+            Err(_) => Err(LineError::Lost("not answered in time".into())),
+        }
+    }
+}
+
+/// Dials when somebody wants to call, and again when the connection ended.
+async fn keep_dialled(dial: Dial, tell: watch::Sender<Seen>, wanted: Arc<Notify>) {
+    let mut pause = DIAL_PAUSE_MIN;
+    loop {
+        wanted.notified().await;
+        let begun = Instant::now();
+        match timeout(DIAL_MAX, connect(&dial))
+            .await
+            .unwrap_or_else(|_| Err("dialling takes too long".into()))
+        {
+            Ok(stream) => {
+                pause = DIAL_PAUSE_MIN;
+                let link = carry(stream, dial.lane.silence_max());
+                tell.send_replace(Seen::Up(link.clone()));
+                link.closed.cancelled().await;
+                tell.send_replace(Seen::Down("the connection closed".into()));
+                sleep_until(begun + DIAL_PAUSE_MIN).await;
+            }
+            Err(why) => {
+                tracing::debug!(member = dial.target, lane = ?dial.lane, why, "not reached");
+                tell.send_replace(Seen::Down(why));
+                sleep_until(begun + pause).await;
+                pause = (pause * 2).min(DIAL_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Socket settings of both ends.
+pub(crate) fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(1))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+async fn connect(dial: &Dial) -> Result<TlsStream<TcpStream>, String> {
+    let address = (dial.address)().ok_or("its address is not known")?;
+    let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
+    tune(&stream).map_err(|e| format!("{address}: {e}"))?;
+    let tls = TlsConnector::from(dial.tls.clone());
+    let stream = tls.connect(server_name(), stream).await.map_err(|e| format!("{address}: {e}"))?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let (node, generation) =
+        certificate.and_then(peer_of).ok_or_else(|| format!("{address} is no member of this home"))?;
+    if generation > dial.generation {
+        (dial.heard_generation)(generation);
+    }
+    if generation != dial.generation {
+        return Err(format!("{address} is of generation {generation}, this member of {}", dial.generation));
+    }
+    if node != dial.target {
+        return Err(format!("{address} is member {node}, not {}", dial.target));
+    }
+    Ok(stream)
+}
+
+/// Starts the two tasks of a connection.
+fn carry(stream: TlsStream<TcpStream>, silence_max: Duration) -> Arc<Link> {
+    let (read, write) = tokio::io::split(stream);
+    let (queue, frames) = mpsc::channel(QUEUE_MAX);
+    let closed = CancellationToken::new();
+    let pending = Arc::new(Pending::default());
+    let link = Link {
+        queue: queue.clone(),
+        pending: pending.clone(),
+        closed: closed.clone(),
+        next: AtomicU64::new(1),
+    };
+    let ending = closed.clone();
+    tokio::spawn(async move {
+        let outcome = closed.run_until_cancelled(write_frames(write, frames)).await;
+        if let Some(Err(e)) = outcome {
+            tracing::debug!(error = %e, "a connection can't be written");
+        }
+        closed.cancel();
+    });
+    tokio::spawn(async move {
+        let reading = read_answers(read, &pending, &queue, silence_max);
+        if let Some(why) = ending.run_until_cancelled(reading).await {
+            tracing::debug!(why, "a connection ended");
+        }
+        ending.cancel();
+        // Dropping the senders tells every caller that its answer is lost.
+        lock(&pending).clear();
+    });
+    Arc::new(link)
+}
+
+/// Writes what is queued, flushing once the queue is empty.
+pub(crate) async fn write_frames<W: tokio::io::AsyncWrite>(
+    write: WriteHalf<W>,
+    mut frames: mpsc::Receiver<Bytes>,
+) -> std::io::Result<()> {
+    let mut out = FramedWrite::new(write, framing(FRAME_MAX));
+    while let Some(frame) = frames.recv().await {
+        out.feed(frame).await?;
+        while let Ok(more) = frames.try_recv() {
+            out.feed(more).await?;
+        }
+        SinkExt::<Bytes>::flush(&mut out).await?;
+    }
+    Ok(())
+}
+
+async fn read_answers(
+    read: ReadHalf<TlsStream<TcpStream>>,
+    pending: &Pending,
+    queue: &mpsc::Sender<Bytes>,
+    silence_max: Duration,
+) -> String {
+    let mut frames = FramedRead::new(read, framing(FRAME_MAX));
+    let mut heard = Instant::now();
+    let mut tick = tokio::time::interval(PING_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            frame = frames.next() => {
+                heard = Instant::now();
+                let frame = match frame {
+                    None => return "closed by the other end".into(),
+                    Some(Err(e)) => return e.to_string(),
+                    Some(Ok(bytes)) => match Frame::decode(bytes.freeze()) {
+                        Ok(frame) => frame,
+                        Err(e) => return e.to_string(),
+                    },
+                };
+                let (id, result) = match frame {
+                    Frame::Answer { id, body } => (id, Ok(body)),
+                    Frame::Failure { id, text } => (id, Err(LineError::Failed(text))),
+                    Frame::NotLeader { id, leader } => (id, Err(LineError::NotLeader(leader))),
+                    Frame::Expelled { id } => (id, Err(LineError::Expelled)),
+                    Frame::Pong => continue,
+                    Frame::Ping | Frame::Request { .. } => return "it asks where it should answer".into(),
+                };
+                if let Some(caller) = lock(pending).remove(&id) {
+                    // Err: the caller has stopped waiting meanwhile.
+                    drop(caller.send(result));
+                }
+            }
+            _ = tick.tick() => {
+                if lock(pending).is_empty() {
+                    heard = heard.max(Instant::now().checked_sub(PING_EVERY).unwrap_or(heard));
+                } else if heard.elapsed() > silence_max {
+                    return format!("silent for {} ms", heard.elapsed().as_millis());
+                } else if queue.try_send(Frame::Ping.encode()).is_err() {
+                    tracing::debug!("no room for a ping");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Who may ask what, and who answers it.
+
+use crate::joining;
+use crate::line::LineError;
+use crate::node::{Node, decode, encode};
+use crate::types::C;
+use bytes::Bytes;
+use openraft::alias::VoteOf;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use std::sync::PoisonError;
+use thermidor_model::{NodeId, State};
+use tokio::time::{Instant, timeout_at};
+
+/// Who asks, as the handshake has proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// A member by its certificate.
+    Member { member: NodeId, generation: u64 },
+    /// Someone without a certificate.
+    Stranger,
+}
+
+/// What becomes of a request before anybody looks into it.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    Member(NodeId),
+    Newcomer,
+    /// Its certificate is of a later generation than ours.
+    WeAreOld(u64),
+    TheyAreOld,
+    Left,
+    Unknown,
+}
+
+/// A number above all that our state has given out belongs to somebody who joined while we were away:
+/// its certificate says so, and it may even lead.
+fn admit(asker: Asker, verb: &str, ours: u64, state: &State) -> Admission {
+    match asker {
+        Asker::Stranger if verb == "home/join" => Admission::Newcomer,
+        Asker::Stranger => Admission::Unknown,
+        Asker::Member { generation, .. } if generation > ours => Admission::WeAreOld(generation),
+        Asker::Member { generation, .. } if generation < ours => Admission::TheyAreOld,
+        Asker::Member { member, .. } if member >= state.next_node || state.members.contains_key(&member) => {
+            Admission::Member(member)
+        }
+        Asker::Member { .. } => Admission::Left,
+    }
+}
+
+/// Answers one request, by its deadline at the latest.
+pub(crate) async fn serve(
+    node: &Node,
+    asker: Asker,
+    verb: &str,
+    body: Bytes,
+    deadline: Instant,
+) -> Result<Bytes, LineError> {
+    let ours = node.identity().generation;
+    let state = node.state().borrow().clone();
+    let failed = |text: &str| Err(LineError::Failed(text.into()));
+    let from = match admit(asker, verb, ours, &state) {
+        Admission::Member(member) => {
+            node.0.contacted.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
+            member
+        }
+        Admission::Newcomer => return joining::admit(node, &body, deadline).await,
+        Admission::WeAreOld(generation) => {
+            node.pool().hear(generation);
+            return failed("this member is of an older generation of the home");
+        }
+        Admission::TheyAreOld => return failed("this home was rescued: its older generation must rejoin"),
+        Admission::Left => return Err(LineError::Expelled),
+        Admission::Unknown => return failed("a certificate of this home is needed"),
+    };
+    match verb {
+        "home/propose" => node.propose_for(&body, deadline).await,
+        "raft/append" | "raft/vote" | "raft/pre-vote" | "raft/transfer" | "raft/snapshot" => {
+            raft(node, from, verb, body).await
+        }
+        _ => {
+            let answer = timeout_at(deadline, other(node, from, verb, body)).await;
+            answer.unwrap_or_else(|_| failed("not answered in time"))
+        }
+    }
+}
+
+async fn other(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Bytes, LineError> {
+    match verb.split_once('/') {
+        Some(("home", "leader")) => {
+            node.barrier().await.map_err(|e| match e {
+                crate::node::CallError::NotLeader(leader) => LineError::NotLeader(leader),
+                e => LineError::Failed(e.to_string()),
+            })?;
+            Ok(Bytes::new())
+        }
+        Some(("home", "unborn")) => joining::forget_unborn(node, &body).await,
+        Some(("app", kind)) => node.handle(from, kind, body).await,
+        Some(("lead", kind)) => node.handle_as_leader(from, kind, body).await,
+        _ => Err(LineError::Failed(format!("`{verb}` is not understood here"))),
+    }
+}
+
+async fn raft(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Bytes, LineError> {
+    let raft = node.raft();
+    let failed = |e: &dyn std::error::Error| LineError::Failed(e.to_string());
+    // A restarted member has forgotten whom it had promised its silence: no vote yet (see Node::start).
+    if verb != "raft/append" && verb != "raft/snapshot" && Instant::now() < node.0.votes_from {
+        return Err(LineError::Failed("just started: no vote yet".into()));
+    }
+    match verb {
+        "raft/append" => {
+            let request: AppendEntriesRequest<C> = decode(&body)?;
+            encode(&raft.append_entries(request).await.map_err(|e| failed(&e))?)
+        }
+        "raft/vote" => {
+            let request: VoteRequest<C> = decode(&body)?;
+            encode(&raft.vote(request).await.map_err(|e| failed(&e))?)
+        }
+        "raft/pre-vote" => {
+            let request: VoteRequest<C> = decode(&body)?;
+            encode(&raft.pre_vote(request).await.map_err(|e| failed(&e))?)
+        }
+        "raft/transfer" => {
+            let request: TransferLeaderRequest<C> = decode(&body)?;
+            node.0.handed.store(crate::boottime_ns(), std::sync::atomic::Ordering::Relaxed);
+            encode(&raft.handle_transfer_leader(request).await.map_err(|e| failed(&e))?)
+        }
+        _ => {
+            let arrived = {
+                let mut arriving = node.0.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+                arriving.take(from, body).map_err(LineError::Failed)?
+            };
+            let Some((vote, snapshot)): Option<(VoteOf<C>, _)> = arrived else { return Ok(Bytes::new()) };
+            encode(&raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::state::{Member, Role};
+    use thermidor_model::{RadiatorName, State};
+
+    #[test]
+    fn members_of_this_generation_are_admitted_and_nobody_else() {
+        let mut state = State { next_node: 4, ..State::default() };
+        for (id, name) in [(1, "salon"), (3, "bureau")] {
+            let name = RadiatorName::new(name).unwrap();
+            let address = "127.0.0.1:7600".parse().unwrap();
+            state.members.insert(id, Member { name, address, role: Role::Radiator, off: None });
+        }
+        let ask = |member, generation| admit(Asker::Member { member, generation }, "app/x", 2, &state);
+        assert_eq!(ask(1, 2), Admission::Member(1));
+        assert_eq!(ask(2, 2), Admission::Left);
+        assert_eq!(ask(4, 2), Admission::Member(4), "joined while we were away");
+        assert_eq!(ask(1, 1), Admission::TheyAreOld);
+        assert_eq!(ask(1, 3), Admission::WeAreOld(3));
+        assert_eq!(admit(Asker::Stranger, "raft/vote", 2, &state), Admission::Unknown);
+        assert_eq!(admit(Asker::Stranger, "home/join", 2, &state), Admission::Newcomer);
+    }
+}

@@ -1,0 +1,145 @@
+//! A home forms, agrees, restarts and survives its leader.
+
+mod harness;
+
+use harness::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use thermidor_raft::{Node, ProposeError};
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_agree_and_come_back_from_disk_bit_for_bit() {
+    let machines = three(None).await;
+    for (number, machine) in machines.iter().enumerate() {
+        for round in 0..5 {
+            done(&machine.node, tell(format!("{number}/{round}"))).await;
+        }
+    }
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    same_states(&nodes).await;
+    let before = state(&machines[0].node);
+    assert_eq!(told(&before).len(), 15);
+
+    // All of them go at once and come back.
+    let mut down = Vec::new();
+    for machine in machines {
+        let address = machine.node.address();
+        machine.node.shutdown().await;
+        down.push((machine.dir, address));
+    }
+    let mut back = Vec::new();
+    for (dir, address) in down {
+        let node = start_at(dir.path().join("data"), address, None).await;
+        back.push(Machine { dir, node });
+    }
+    let nodes: Vec<&Node> = back.iter().map(|m| &m.node).collect();
+    done(leader(&nodes).await, tell("again")).await;
+    same_states(&nodes).await;
+    let after = state(&back[0].node);
+    assert!(told(&after).is_superset(&told(&before)) && told(&after).contains("again"));
+    shut_all(back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_dies_and_nothing_acknowledged_is_lost() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let old = leader(&nodes).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let survivors: Vec<Node> = nodes.iter().filter(|n| n.id() != old.id()).map(|n| (*n).clone()).collect();
+    let writers: Vec<_> = survivors
+        .iter()
+        .map(|node| {
+            let (node, stop) = (node.clone(), stop.clone());
+            tokio::spawn(async move {
+                let (mut acknowledged, mut unknown) = (BTreeSet::new(), 0);
+                for round in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let text = format!("{}/{round}", node.id());
+                    match node.propose(tell(text.clone()), deadline()).await {
+                        Ok(_) => {
+                            acknowledged.insert(text);
+                        }
+                        Err(ProposeError::Unknown(_)) => unknown += 1,
+                        Err(e) => panic!("{e}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                (acknowledged, unknown)
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let died = old.id();
+    old.shutdown().await;
+    let rest: Vec<&Node> = survivors.iter().collect();
+    let new = leader(&rest).await;
+    assert_ne!(new.id(), died);
+    done(new, tell("after")).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = BTreeSet::from(["after".to_string()]);
+    let mut unknown = 0;
+    for writer in writers {
+        let (texts, lost) = writer.await.unwrap();
+        acknowledged.extend(texts);
+        unknown += lost;
+    }
+    // A writer waits for each answer: at most one command of each was under way.
+    assert!(unknown <= 2, "{unknown}");
+    same_states(&rest).await;
+    let there = told(&state(new));
+    // Only the last 500 events are kept: compare those of the time around the death.
+    let lost: Vec<_> = acknowledged.difference(&there).collect();
+    assert!(lost.is_empty() || there.len() >= 490, "{lost:?}");
+    let leadership = new.leadership().borrow().clone();
+    assert!(leadership.is_me && leadership.since_boottime_ns > 0 && leadership.leader == Some(new.id()));
+    for node in survivors {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_acknowledged_and_it_is_said_why() {
+    let mut machines = three(None).await;
+    let last = machines.pop().unwrap();
+    shut_all(machines).await;
+    let soon = Instant::now() + Duration::from_secs(3);
+    let error = last.node.propose(tell("alone"), soon).await.unwrap_err();
+    assert!(matches!(error, ProposeError::NoLeader(_) | ProposeError::Unknown(_)), "{error}");
+    assert!(last.node.barrier().await.is_err());
+    assert!(!told(&state(&last.node)).contains("alone"));
+    last.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_on_request() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let old = leader(&nodes).await;
+    let to = nodes.iter().find(|n| n.id() != old.id()).unwrap();
+    old.transfer_leader(to.id(), deadline()).await.unwrap();
+    eventually("it leads", || to.leadership().borrow().is_me).await;
+    to.barrier().await.unwrap();
+    assert!(old.set_voters([1].into(), deadline()).await.is_err(), "only the leader changes voters");
+    shut_all(machines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_home_writes_nothing() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    same_states(&nodes).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before: Vec<u64> = nodes.iter().map(|n| n.log_commits()).collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after: Vec<u64> = nodes.iter().map(|n| n.log_commits()).collect();
+    assert_eq!(before, after);
+    assert!(leader(&nodes).await.silent_ms().len() == 2);
+    shut_all(machines).await;
+}

@@ -1,0 +1,180 @@
+//! The ingress process: every radiator answers the services' published ports and passes
+//! connections on to the active one, parking those that come while there is none.
+
+mod cuts;
+mod listeners;
+mod pass;
+mod proxy;
+mod routes;
+mod session;
+mod tunnel;
+
+pub use routes::{PortRoute, ROUTES_FILE, ROUTES_VERSION, Route, Routes, RoutesError};
+
+use crate::link::Link;
+use cuts::{Cuts, Leases};
+use listeners::{Door, Listeners};
+use routes::RoutesFile;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The file in the run directory that says where the ingress listens and where it can't.
+pub const STATUS_FILE: &str = "ingress.json";
+
+/// How often leases are looked at while sessions are open.
+const LOOK_BUSY: Duration = Duration::from_millis(10);
+/// How often the routing table is looked at.
+const LOOK_IDLE: Duration = Duration::from_millis(25);
+/// How many tunnels may be in the making at once: a handshake costs a millisecond of a slow CPU.
+const DIALS_MAX: usize = 64;
+
+/// How an ingress runs.
+#[derive(Clone)]
+pub struct IngressOptions {
+    /// Where `routes.json` is, and `ingress.json` is written. A memory file system.
+    pub run_dir: PathBuf,
+    /// The guard's page.
+    pub lease_page: PathBuf,
+    /// Who this radiator is to the others.
+    pub link: Link,
+    /// Where other radiators' tunnels arrive.
+    pub tunnel: SocketAddr,
+    /// On which addresses the published ports are answered.
+    pub listen: Vec<IpAddr>,
+    /// How many clients may be connected at once, and as many tunnels; more wait in the kernel's backlog.
+    pub connections_max: usize,
+}
+
+impl IngressOptions {
+    /// On all addresses, with up to 4096 connections.
+    pub fn new(run_dir: &Path, lease_page: &Path, link: Link, tunnel: SocketAddr) -> Self {
+        Self {
+            run_dir: run_dir.to_path_buf(),
+            lease_page: lease_page.to_path_buf(),
+            link,
+            tunnel,
+            listen: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            connections_max: 4096,
+        }
+    }
+}
+
+/// What the ingress says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressStatus {
+    /// Where it listens.
+    pub listening: Vec<SocketAddr>,
+    /// Where it can't, and why; tried again.
+    pub failed: BTreeMap<SocketAddr, String>,
+    /// What is wrong with the present table; the last good one is followed.
+    pub table_fault: Option<String>,
+}
+
+/// What every session needs. Cheap to clone.
+#[derive(Clone)]
+struct Shared {
+    link: Link,
+    leases: Leases,
+    cuts: Cuts,
+    table: watch::Receiver<Arc<Routes>>,
+    dials: Arc<Semaphore>,
+    ending: CancellationToken,
+}
+
+impl Shared {
+    fn routes(&self) -> Arc<Routes> {
+        self.table.borrow().clone()
+    }
+}
+
+/// Runs the ingress until `ending`. It needs no daemon: it follows the last good table.
+pub async fn run(options: IngressOptions, ending: CancellationToken) {
+    raise_file_limit();
+    let (publish, table) = watch::channel(Arc::new(Routes::default()));
+    let shared = Shared {
+        link: options.link.clone(),
+        leases: Leases::new(&options.lease_page),
+        cuts: Cuts::default(),
+        table,
+        dials: Arc::new(Semaphore::new(DIALS_MAX)),
+        // Sessions end with the process's reason to be, also when this future is dropped.
+        ending: ending.child_token(),
+    };
+    let _end_sessions = shared.ending.clone().drop_guard();
+    let mut file = RoutesFile::new(&options.run_dir);
+    let mut listeners = Listeners::new(options.connections_max);
+    let (mut said, mut table_fault) = (None, None);
+    let mut wanted = doors(&options, &Routes::default());
+    listeners.follow(&shared, &wanted);
+    loop {
+        if let Some(looked) = file.look() {
+            match looked {
+                Ok(routes) => {
+                    wanted = doors(&options, &routes);
+                    publish.send_replace(Arc::new(routes));
+                    listeners.follow(&shared, &wanted);
+                    table_fault = None;
+                }
+                Err(e) => {
+                    let fault = e.to_string();
+                    tracing::warn!(error = %fault, "the last good routing table is kept");
+                    table_fault = Some(fault);
+                }
+            }
+        }
+        if listeners.retry_due() {
+            listeners.follow(&shared, &wanted);
+        }
+        shared.cuts.sweep(&shared.routes(), &shared.leases);
+        let status = IngressStatus {
+            listening: listeners.listening(),
+            failed: listeners.failed(),
+            table_fault: table_fault.clone(),
+        };
+        say(&options.run_dir, status, &mut said);
+        let pause = if shared.cuts.sessions() > 0 { LOOK_BUSY } else { LOOK_IDLE };
+        tokio::select! {
+            () = ending.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn doors(options: &IngressOptions, routes: &Routes) -> BTreeSet<Door> {
+    let ports = routes.services.iter().flat_map(|route| &route.ports).map(|port| port.published);
+    let at = |port| options.listen.iter().map(move |ip| Door::Published(SocketAddr::new(*ip, port)));
+    ports.flat_map(at).chain([Door::Tunnel(options.tunnel)]).collect()
+}
+
+/// Writes [`STATUS_FILE`] when something has changed.
+fn say(run_dir: &Path, status: IngressStatus, said: &mut Option<IngressStatus>) {
+    let path = run_dir.join(STATUS_FILE);
+    if said.as_ref() == Some(&status) && path.exists() {
+        return;
+    }
+    let written = tempfile::NamedTempFile::new_in(run_dir).and_then(|mut file| {
+        serde_json::to_writer(&mut file, &status)?;
+        file.flush()?;
+        file.persist(&path).map(drop).map_err(|e| e.error)
+    });
+    match written {
+        Ok(()) => *said = Some(status),
+        Err(e) => tracing::debug!(error = %e, "the ingress cannot say how it stands"),
+    }
+}
+
+/// Every connection needs two descriptors.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %e, "few connections: the limit of open files cannot be raised");
+    }
+}

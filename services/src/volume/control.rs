@@ -1,0 +1,294 @@
+//! How the daemon speaks with a volume process: JSON lines over a Unix socket, one request and one
+//! reply per connection. The process outlives the daemon; the next one finds it by the socket.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::state::Volume;
+use thermidor_model::{NodeId, VolumeName};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+/// Longest line, bytes.
+pub const LINE_MAX_BYTES: u64 = 1 << 20;
+/// For requests that need no disk.
+const QUICK: Duration = Duration::from_secs(3);
+/// For attaching (journal replay, the first file system) and detaching (writing everything back).
+const SLOW: Duration = Duration::from_secs(60);
+
+/// What the daemon asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The volume as applied here; whenever it changes, and as often as one likes.
+    Configure(Configuration),
+    /// Become the active's device: export, mount. Each epoch once.
+    Attach {
+        /// The volume's epoch.
+        epoch: u64,
+        /// The service's epoch, under which the guard holds the lease.
+        service_epoch: u64,
+    },
+    /// Unmount and hand everything over durably; by force: fail the device at once and take it away.
+    Detach {
+        /// Nothing is waited for.
+        force: bool,
+    },
+    /// What it does.
+    Status,
+    /// End; an attached device is taken away by force.
+    Quit,
+}
+
+/// A volume as applied, and where its members are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The record.
+    pub record: Volume,
+    /// Where the radiators' volume processes listen.
+    pub members: BTreeMap<NodeId, IpAddr>,
+    /// A missing image may be made: by Raft's record this replica has never been in sync, or the
+    /// volume has never been attached (its epoch is 0). A foreign one is then kept aside.
+    pub create: bool,
+}
+
+/// What the process answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Mounted there.
+    Attached {
+        /// Bind this into the container.
+        mount: PathBuf,
+    },
+    /// What it does.
+    Status(Status),
+    /// It was not done.
+    Refused(Refused),
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refused {
+    /// The epoch was used by an earlier life, or a newer one is known: ask for `Activate` with `Why::Again`.
+    #[error("epoch {epoch} is spent")]
+    SpentEpoch {
+        /// Which.
+        epoch: u64,
+    },
+    /// The record that this process has says something else: configure it first.
+    #[error("{0}")]
+    NotActive(String),
+    /// The guard holds no lease of that epoch here.
+    #[error("the lease of {service} in epoch {epoch} is not held here")]
+    NoLease {
+        /// Its name.
+        service: String,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The image is missing, foreign, truncated or broken.
+    #[error("{0}")]
+    NoImage(String),
+    /// A step failed, with its words.
+    #[error("{0}")]
+    Failed(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Garbage(String),
+}
+
+/// What a volume process does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its process.
+    pub pid: u32,
+    /// What it does; `Failed` with words where it cannot.
+    pub state: ReplicaState,
+    /// Epoch of the image; on the active the epoch it serves.
+    pub epoch: u64,
+    /// Where the volume is mounted.
+    pub mounted: Option<PathBuf>,
+    /// What the least advanced replica lacks, on the active; what is known to lack, on the others. Bytes.
+    pub behind_bytes: u64,
+    /// Bytes allocated on the disk.
+    pub used_bytes: u64,
+    /// On the active: how far the replicas are.
+    pub replicas: BTreeMap<NodeId, ReplicaView>,
+    /// Version of the in-sync set in the record it was given last.
+    pub set_version: u64,
+    /// The in-sync set: on the active as it knows it, else as it was told last.
+    pub in_sync: BTreeSet<NodeId>,
+    /// Why an attached device was last cut off.
+    pub fenced: Option<String>,
+}
+
+/// A replica as the active sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// A session stands.
+    pub connected: bool,
+    /// Flushes wait for it.
+    pub counted: bool,
+    /// Bytes to be compared or copied.
+    pub behind_bytes: u64,
+}
+
+impl Status {
+    /// As the radiator reports it to the leader.
+    pub fn report(&self) -> ReplicaReport {
+        ReplicaReport {
+            epoch: self.epoch,
+            state: self.state.clone(),
+            behind_bytes: if self.state == ReplicaState::Active { 0 } else { self.behind_bytes },
+            used_bytes: self.used_bytes,
+        }
+    }
+}
+
+/// Why a volume process could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No process listens there.
+    #[error("the volume process of {volume} does not run")]
+    Absent {
+        /// Whose.
+        volume: VolumeName,
+        /// What connecting said.
+        source: io::Error,
+    },
+    /// It did not answer in time.
+    #[error("the volume process of {0} does not answer")]
+    Silent(VolumeName),
+    /// The connection broke.
+    #[error("the volume process of {volume} broke off")]
+    Broken {
+        /// Whose.
+        volume: VolumeName,
+        /// How.
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("volume {volume}: {why}")]
+    Refused {
+        /// Whose.
+        volume: VolumeName,
+        /// Why.
+        why: Refused,
+    },
+}
+
+/// Where a volume's process listens.
+pub fn socket(run_dir: &Path, volume: &VolumeName) -> PathBuf {
+    run_dir.join(format!("volume-{volume}.sock"))
+}
+
+/// The daemon's end.
+#[derive(Debug, Clone)]
+pub struct VolumeControl {
+    volume: VolumeName,
+    socket: PathBuf,
+}
+
+impl VolumeControl {
+    /// Speaks with that volume's process, whoever started it.
+    pub fn new(run_dir: &Path, volume: VolumeName) -> Self {
+        Self { socket: socket(run_dir, &volume), volume }
+    }
+
+    /// Starts a process apart from this one: `command` is expected to call
+    /// [`super::process::prepare`] first. Its words go to `log`.
+    pub fn spawn(command: &[OsString], log: &Path) -> io::Result<()> {
+        let (program, arguments) = command.split_first().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "no command for the volume process")
+        })?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        // Dropped, not killed: the runtime waits for it should it end before us.
+        tokio::process::Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .map(drop)
+    }
+
+    /// Whether a process answers.
+    pub async fn is_running(&self) -> bool {
+        self.status().await.is_ok()
+    }
+
+    /// Gives it the volume's record.
+    pub async fn configure(&self, configuration: Configuration) -> Result<(), ControlError> {
+        self.ask(&Request::Configure(configuration), SLOW).await.map(drop)
+    }
+
+    /// Attaches and answers where the volume is mounted.
+    pub async fn attach(&self, epoch: u64, service_epoch: u64) -> Result<PathBuf, ControlError> {
+        match self.ask(&Request::Attach { epoch, service_epoch }, SLOW).await? {
+            Reply::Attached { mount } => Ok(mount),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Detaches.
+    pub async fn detach(&self, force: bool) -> Result<(), ControlError> {
+        self.ask(&Request::Detach { force }, SLOW).await.map(drop)
+    }
+
+    /// What it does.
+    pub async fn status(&self) -> Result<Status, ControlError> {
+        match self.ask(&Request::Status, QUICK).await? {
+            Reply::Status(status) => Ok(status),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Ends it.
+    pub async fn quit(&self) -> Result<(), ControlError> {
+        self.ask(&Request::Quit, SLOW).await.map(drop)
+    }
+
+    fn senseless(&self, reply: &Reply) -> ControlError {
+        let source = io::Error::new(io::ErrorKind::InvalidData, format!("unexpected answer {reply:?}"));
+        ControlError::Broken { volume: self.volume.clone(), source }
+    }
+
+    async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, ControlError> {
+        let volume = &self.volume;
+        let broken = |source| ControlError::Broken { volume: volume.clone(), source };
+        let asked = async {
+            let mut stream = UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ControlError::Absent { volume: volume.clone(), source })?;
+            write_line(&mut stream, request).await.map_err(broken)?;
+            read_line(&mut stream).await.map_err(broken)
+        };
+        match tokio::time::timeout(within, asked).await {
+            Err(_) => Err(ControlError::Silent(volume.clone())),
+            Ok(Err(e)) => Err(e),
+            Ok(Ok(Reply::Refused(why))) => Err(ControlError::Refused { volume: volume.clone(), why }),
+            Ok(Ok(reply)) => Ok(reply),
+        }
+    }
+}
+
+/// Writes one line.
+pub async fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+/// Reads one line, of a bounded length.
+pub async fn read_line<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+    let mut line = vec![];
+    BufReader::new(stream.take(LINE_MAX_BYTES)).read_until(b'\n', &mut line).await?;
+    serde_json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}

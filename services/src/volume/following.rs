@@ -1,0 +1,252 @@
+//! A replica at work: the owner loop around the protocol's follower. Frames and the disk's
+//! answers come in through one queue, and nothing else touches the machine.
+
+use super::disk::Disk;
+use super::wire::{Outgoing, Session};
+use crate::lease_page::boottime_ns;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use thermidor_model::replication::{Follower, FollowerEffect, FollowerEvent, Frame, Limits};
+
+/// Events waiting for the owner loop. Whoever brings more waits.
+const QUEUE_MAX: usize = 256;
+const TICK: Duration = Duration::from_millis(20);
+/// How long a machine may take to come to rest when its role ends.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// What comes to the owner loop.
+pub enum Arrived {
+    /// A session was accepted from this member; its first frame will be a `Hello`.
+    Accepted {
+        /// Never used before.
+        session: u64,
+        /// For answering.
+        writer: Session,
+    },
+    /// A frame came.
+    Frame {
+        /// On which session.
+        session: u64,
+        /// What it says.
+        frame: Frame,
+        /// Its payload.
+        payload: Bytes,
+    },
+    /// Something else for the machine.
+    Event(FollowerEvent),
+    /// The role ends.
+    Stop,
+}
+
+/// What others may see of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Epoch of the image.
+    pub epoch: u64,
+    /// An active's session stands.
+    pub heard: bool,
+    /// A catch-up is under way.
+    pub torn: bool,
+    /// Set once the disk failed.
+    pub failed: Option<String>,
+}
+
+/// The running role.
+#[derive(Debug)]
+pub struct Following {
+    queue: SyncSender<Arrived>,
+    thread: JoinHandle<()>,
+    view: Arc<Mutex<View>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Following {
+    /// Starts to follow with an image.
+    pub fn start(disk: Arc<Disk>, limits: Limits) -> io::Result<Self> {
+        let (queue, arrivals) = sync_channel(QUEUE_MAX);
+        let view = Arc::<Mutex<View>>::default();
+        let owner = Owner {
+            machine: Follower::start(disk.image().state(), limits),
+            disk,
+            queue: queue.clone(),
+            sessions: BTreeMap::new(),
+            payloads: HashMap::new(),
+            handles: 0,
+            view: view.clone(),
+        };
+        let thread =
+            std::thread::Builder::new().name("volume-follow".into()).spawn(move || owner.run(&arrivals))?;
+        Ok(Self { queue, thread, view })
+    }
+
+    /// Where arrivals go. Sending fails once the role has ended.
+    pub fn queue(&self) -> SyncSender<Arrived> {
+        self.queue.clone()
+    }
+
+    /// What it looks like now.
+    pub fn view(&self) -> View {
+        lock(&self.view).clone()
+    }
+
+    /// Ends the role once the machine is at rest. Blocks for a few disk writes.
+    pub fn stop(self) {
+        if self.queue.send(Arrived::Stop).is_ok() && self.thread.join().is_err() {
+            tracing::error!("the replica's loop panicked");
+        }
+    }
+}
+
+struct Owner {
+    machine: Follower,
+    disk: Arc<Disk>,
+    queue: SyncSender<Arrived>,
+    sessions: BTreeMap<u64, Session>,
+    /// By handle: of which session, and the bytes.
+    payloads: HashMap<u64, (u64, Bytes)>,
+    handles: u64,
+    view: Arc<Mutex<View>>,
+}
+
+impl Owner {
+    fn run(mut self, arrivals: &Receiver<Arrived>) {
+        let mut stopping: Option<Instant> = None;
+        loop {
+            match arrivals.recv_timeout(TICK) {
+                Ok(Arrived::Stop) => {
+                    let effects = self.machine.retire();
+                    self.carry_all_out(effects, VecDeque::new());
+                    self.sessions.clear();
+                    stopping = Some(Instant::now());
+                }
+                Ok(arrived) => self.take(arrived, stopping.is_some()),
+                Err(RecvTimeoutError::Timeout) => self.handle(FollowerEvent::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.show();
+            match stopping {
+                Some(_) if self.machine.is_idle() => return,
+                Some(since) if since.elapsed() > REST_MAX => {
+                    tracing::error!("the replica did not come to rest: its disk hangs");
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn take(&mut self, arrived: Arrived, stopping: bool) {
+        match arrived {
+            Arrived::Accepted { session, writer } if !stopping => {
+                self.sessions.insert(session, writer);
+            }
+            Arrived::Frame { session, frame, payload } if self.sessions.contains_key(&session) => {
+                self.handles += 1;
+                let handle = self.handles;
+                if !payload.is_empty() {
+                    self.payloads.insert(handle, (session, payload));
+                }
+                self.handle(FollowerEvent::Frame { session, handle, frame });
+            }
+            Arrived::Event(FollowerEvent::Closed { session }) => {
+                if self.sessions.remove(&session).is_some() {
+                    self.handle(FollowerEvent::Closed { session });
+                    self.payloads.retain(|_, (of, _)| *of != session);
+                }
+            }
+            Arrived::Event(event) => self.handle(event),
+            // Of a session that has ended, or too late.
+            Arrived::Accepted { .. } | Arrived::Frame { .. } | Arrived::Stop => {}
+        }
+    }
+
+    fn handle(&mut self, event: FollowerEvent) {
+        self.carry_all_out(vec![], VecDeque::from([event]));
+    }
+
+    /// Carries effects out, and lets the machine take the events that come of it at once.
+    fn carry_all_out(&mut self, effects: Vec<FollowerEffect>, mut events: VecDeque<FollowerEvent>) {
+        for effect in effects {
+            self.carry_out(effect, &mut events);
+        }
+        while let Some(event) = events.pop_front() {
+            for effect in self.machine.handle(boottime_ns() / 1_000_000, event) {
+                self.carry_out(effect, &mut events);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: FollowerEffect, events: &mut VecDeque<FollowerEvent>) {
+        match effect {
+            FollowerEffect::Local(local) => {
+                use thermidor_model::replication::LocalEffect::Store;
+                let payload = match &local {
+                    Store { id, .. } => self.payloads.remove(id).map(|(_, bytes)| bytes),
+                    _ => None,
+                };
+                let queue = self.queue.clone();
+                let answer = move |event| tell(&queue, FollowerEvent::Local(event));
+                let done = self.disk.carry_out(local, &payload.unwrap_or_default(), answer);
+                events.extend(done.map(FollowerEvent::Local));
+            }
+            FollowerEffect::Send { session, frame } => {
+                let sent = self
+                    .sessions
+                    .get(&session)
+                    .is_some_and(|s| s.send(Outgoing { frame, payload: Bytes::new() }));
+                if !sent && self.sessions.remove(&session).is_some() {
+                    events.push_back(FollowerEvent::Closed { session });
+                }
+            }
+            FollowerEffect::Hash { session, extents } => {
+                let queue = self.queue.clone();
+                self.disk.hash(extents, move |hashes| {
+                    let event = match hashes {
+                        Ok(hashes) => FollowerEvent::Hashed { session, hashes },
+                        Err(e) => FollowerEvent::Local(failed(&e)),
+                    };
+                    tell(&queue, event);
+                });
+            }
+            FollowerEffect::Close { session, why } => {
+                if let Some(why) = why {
+                    tracing::info!(session, %why, "a session of an active is refused");
+                }
+                self.sessions.remove(&session);
+                self.payloads.retain(|_, (of, _)| *of != session);
+            }
+            FollowerEffect::Failed { error } => {
+                tracing::error!(%error, "this replica is given up");
+                lock(&self.view).failed = Some(error);
+            }
+        }
+    }
+
+    fn show(&self) {
+        let header = self.machine.header();
+        let mut view = lock(&self.view);
+        view.epoch = header.epoch;
+        view.torn = header.torn;
+        view.heard = self.machine.following();
+    }
+}
+
+/// An error of the disk as the protocol takes it.
+pub fn failed(error: &io::Error) -> thermidor_model::replication::LocalEvent {
+    thermidor_model::replication::LocalEvent::Failed { error: format!("the disk failed: {error}") }
+}
+
+fn tell(queue: &SyncSender<Arrived>, event: FollowerEvent) {
+    // After the role's end nobody needs the answer.
+    if queue.send(Arrived::Event(event)).is_err() {
+        tracing::debug!("an answer came after the replica's role had ended");
+    }
+}

@@ -1,0 +1,404 @@
+//! One replica's image: a sparse file that carries its identity, its activity log and the
+//! device's bytes. Never made anew unless told so: a lost disk must not look like an empty one.
+
+use super::header::{BadHeader, HEADER_VERSION, Header, SLOT_BYTES};
+use super::marks::Marks;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{ReadWriteFlags, pwritev2};
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use thermidor_model::replication::{self, EXTENT_BYTES, ImageHeader, Op, OpKind};
+use thermidor_model::{ReplicaId, VolumeName};
+
+/// Where the device's bytes begin in the file.
+pub const DATA_OFFSET: u64 = 1 << 20;
+const MARKS_OFFSET: u64 = 64 << 10;
+/// The largest device whose marks fit before the data, bytes (about 7.5 TiB).
+pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MARKS_OFFSET) * 8 * EXTENT_BYTES;
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// It is not there.
+    #[error("the image {0} is missing")]
+    Missing(PathBuf),
+    /// It belongs to another volume or is another replica.
+    #[error("the image {path} is replica {found} of {volume}, not {expected}: another disk?")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        volume: VolumeName,
+        /// Its identity.
+        found: ReplicaId,
+        /// The identity that the home knows.
+        expected: ReplicaId,
+    },
+    /// The file is shorter than its device.
+    #[error("the image {path} was truncated: {found_bytes} bytes, its device needs {needed_bytes}")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found_bytes: u64,
+        /// The length it must have.
+        needed_bytes: u64,
+    },
+    /// The header can't be read.
+    #[error("the image {path} is no usable replica")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BadHeader,
+    },
+    /// It failed before, durably.
+    #[error("the image was given up: {0}")]
+    Failed(String),
+    /// A device of that size cannot be kept.
+    #[error("a volume of {0} bytes is too large: {SIZE_MAX_BYTES} are possible")]
+    TooLarge(u64),
+    /// The disk refused.
+    #[error("can't use the image {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
+/// An open image. Reads, writes and marks may come from any thread.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    header: Mutex<Header>,
+    marks: Mutex<Marks>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn extents_of(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(EXTENT_BYTES)
+}
+
+impl Image {
+    /// Makes a blank image with an identity. Refuses to overwrite one.
+    pub fn create(path: &Path, volume: &VolumeName, id: ReplicaId, size: u64) -> Result<Self, ImageError> {
+        let io = |source| ImageError::Io { path: path.into(), source };
+        if size > SIZE_MAX_BYTES {
+            return Err(ImageError::TooLarge(size));
+        }
+        let header = Header {
+            version: HEADER_VERSION,
+            count: 1,
+            image: ImageHeader::new(volume.clone(), id, size),
+            formatted: false,
+            words: String::new(),
+        };
+        // Made under another name first: a crash half-way leaves no image, rather than a broken one.
+        let made = path.with_extension("new");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&made)
+            .map_err(io)?;
+        let slot = header.encode().map_err(|e| io(io::Error::other(e)))?;
+        file.set_len(DATA_OFFSET + size)
+            // Header and marks have their blocks beforehand: a full disk can still be told of.
+            .and_then(|()| Ok(fallocate(&file, FallocateFlags::empty(), 0, DATA_OFFSET)?))
+            .and_then(|()| file.write_all_at(&slot, SLOT_BYTES as u64))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| {
+                rustix::fs::renameat_with(
+                    rustix::fs::CWD,
+                    &made,
+                    rustix::fs::CWD,
+                    path,
+                    rustix::fs::RenameFlags::NOREPLACE,
+                )
+                .map_err(io::Error::from)
+            })
+            .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
+            .map_err(io)?;
+        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(vec![], extents_of(size))) })
+    }
+
+    /// Opens an image and proves that it is that replica.
+    pub fn open(path: &Path, volume: &VolumeName, id: ReplicaId) -> Result<Self, ImageError> {
+        let io = |source| ImageError::Io { path: path.into(), source };
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ImageError::Missing(path.into())),
+            other => other.map_err(io)?,
+        };
+        let found_bytes = file.metadata().map_err(io)?.len();
+        let truncated = |needed_bytes| ImageError::Truncated { path: path.into(), found_bytes, needed_bytes };
+        if found_bytes < DATA_OFFSET {
+            return Err(truncated(DATA_OFFSET));
+        }
+        let mut slots = [[0; SLOT_BYTES]; 2];
+        file.read_exact_at(&mut slots[0], 0).map_err(io)?;
+        file.read_exact_at(&mut slots[1], SLOT_BYTES as u64).map_err(io)?;
+        let header = Header::choose([&slots[0], &slots[1]])
+            .map_err(|source| ImageError::Broken { path: path.into(), source })?;
+        let known = &header.image;
+        if known.volume != *volume || known.replica != id {
+            return Err(ImageError::Foreign {
+                path: path.into(),
+                volume: known.volume.clone(),
+                found: known.replica,
+                expected: id,
+            });
+        }
+        if found_bytes < DATA_OFFSET + known.size_bytes {
+            return Err(truncated(DATA_OFFSET + known.size_bytes));
+        }
+        if known.failed {
+            return Err(ImageError::Failed(header.words));
+        }
+        let extents = extents_of(known.size_bytes);
+        let mut bits = vec![0; extents.div_ceil(8) as usize];
+        file.read_exact_at(&mut bits, MARKS_OFFSET).map_err(io)?;
+        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(bits, extents)) })
+    }
+
+    /// The header as last written.
+    pub fn header(&self) -> Header {
+        lock(&self.header).clone()
+    }
+
+    /// Size of the device, bytes.
+    pub fn size_bytes(&self) -> u64 {
+        lock(&self.header).image.size_bytes
+    }
+
+    /// Bytes allocated on the disk.
+    pub fn used_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Changes the header and waits until that is on the disk.
+    pub fn update(&self, change: impl FnOnce(&mut Header)) -> io::Result<()> {
+        self.write_header(change, ReadWriteFlags::DSYNC)
+    }
+
+    /// Changes the header; the next [`Self::sync`] makes it durable.
+    pub fn note(&self, change: impl FnOnce(&mut Header)) -> io::Result<()> {
+        self.write_header(change, ReadWriteFlags::empty())
+    }
+
+    fn write_header(&self, change: impl FnOnce(&mut Header), flags: ReadWriteFlags) -> io::Result<()> {
+        let mut header = lock(&self.header);
+        let mut next = header.clone();
+        change(&mut next);
+        if next == *header {
+            return Ok(());
+        }
+        next.count += 1;
+        let slot = next.encode().map_err(io::Error::other)?;
+        self.write_through(&slot, next.count % 2 * SLOT_BYTES as u64, flags)?;
+        *header = next;
+        Ok(())
+    }
+
+    fn write_through(&self, mut bytes: &[u8], mut at: u64, flags: ReadWriteFlags) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = pwritev2(&self.file, &[IoSlice::new(bytes)], at, flags)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Marks extents, durably, and unmarks others, whenever the disk comes to it.
+    pub fn mark(&self, mark: &[u64], unmark: &[u64]) -> io::Result<()> {
+        let mut marks = lock(&self.marks);
+        let Some(bytes) = marks.change(mark, unmark) else { return Ok(()) };
+        let at = MARKS_OFFSET + bytes.start as u64;
+        let flags = if mark.is_empty() { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
+        self.write_through(&marks.bytes()[bytes], at, flags)
+    }
+
+    /// The marked extents.
+    pub fn marked(&self) -> BTreeSet<u64> {
+        lock(&self.marks).set()
+    }
+
+    /// What the replication protocol begins with.
+    pub fn state(&self) -> replication::Image {
+        replication::Image { header: self.header().image, marked: self.marked() }
+    }
+
+    /// Carries out an operation. The extents must be marked.
+    pub fn store(&self, op: &Op, payload: &[u8]) -> io::Result<()> {
+        match op.kind {
+            OpKind::Write if payload.len() as u64 == op.len => self.write(payload, op.offset),
+            OpKind::Write => Err(io::Error::new(io::ErrorKind::InvalidInput, "payload of a wrong length")),
+            OpKind::Discard | OpKind::Zero => self.punch(op.offset, op.len),
+        }
+    }
+
+    /// The bytes of a whole extent; the device's last one may be shorter.
+    pub fn extent(&self, extent: u64) -> io::Result<Vec<u8>> {
+        let offset = extent.saturating_mul(EXTENT_BYTES);
+        let length = self.size_bytes().saturating_sub(offset).min(EXTENT_BYTES);
+        let mut bytes = vec![0; length as usize];
+        self.read(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// Reads from the device.
+    pub fn read(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inside(offset, into.len() as u64)?;
+        self.file.read_exact_at(into, DATA_OFFSET + offset)
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.inside(offset, bytes.len() as u64)?;
+        self.file.write_all_at(bytes, DATA_OFFSET + offset)
+    }
+
+    /// Makes a range zero and gives its blocks back.
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.inside(offset, length)?;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, flags, DATA_OFFSET + offset, length) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, length),
+            other => Ok(other?),
+        }
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+        while length > 0 {
+            let part = length.min(ZEROS.len() as u64);
+            self.write(&ZEROS[..part as usize], offset)?;
+            offset += part;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything written so far is on the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn inside(&self, offset: u64, length: u64) -> io::Result<()> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size_bytes() => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "outside of the device")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 8 * EXTENT_BYTES;
+
+    fn name() -> VolumeName {
+        VolumeName::new("mail").unwrap()
+    }
+
+    fn made(dir: &tempfile::TempDir) -> (PathBuf, Image) {
+        let path = dir.path().join("image");
+        let image = Image::create(&path, &name(), ReplicaId(1), SIZE).unwrap();
+        (path, image)
+    }
+
+    fn write(offset: u64, len: u64) -> Op {
+        Op { kind: OpKind::Write, offset, len }
+    }
+
+    #[test]
+    fn what_was_written_is_read_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, image) = made(&dir);
+        image.mark(&[0, 1], &[]).unwrap();
+        image.store(&write(EXTENT_BYTES - 2, 4), b"data").unwrap();
+        image.update(|h| h.image.promised = 5).unwrap();
+        image.note(|h| h.image.durable_seq = 9).unwrap();
+        image.sync().unwrap();
+        let image = Image::open(&path, &name(), ReplicaId(1)).unwrap();
+        let mut back = [0; 4];
+        image.read(&mut back, EXTENT_BYTES - 2).unwrap();
+        assert_eq!(&back, b"data");
+        let state = image.state();
+        assert_eq!((state.header.promised, state.header.durable_seq), (5, 9));
+        assert_eq!(state.marked, BTreeSet::from([0, 1]));
+        image.mark(&[], &[0]).unwrap();
+        assert_eq!(Image::open(&path, &name(), ReplicaId(1)).unwrap().marked(), BTreeSet::from([1]));
+        assert!(image.store(&write(0, 5), b"data").is_err(), "payload and length differ");
+    }
+
+    #[test]
+    fn missing_foreign_truncated_and_failed_images_are_told_apart_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, image) = made(&dir);
+        let other = VolumeName::new("notes").unwrap();
+        assert!(matches!(Image::open(&path, &name(), ReplicaId(2)), Err(ImageError::Foreign { .. })));
+        assert!(matches!(Image::open(&path, &other, ReplicaId(1)), Err(ImageError::Foreign { .. })));
+        assert!(Image::create(&path, &name(), ReplicaId(3), SIZE).is_err(), "never overwritten");
+        image
+            .update(|h| {
+                h.image.failed = true;
+                h.words = "I/O error".into();
+            })
+            .unwrap();
+        let failed = Image::open(&path, &name(), ReplicaId(1)).unwrap_err();
+        assert_eq!(failed.to_string(), "the image was given up: I/O error");
+        image.file.set_len(DATA_OFFSET + SIZE - 1).unwrap();
+        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Truncated { .. })));
+        std::fs::write(&path, vec![0; (DATA_OFFSET + SIZE) as usize]).unwrap();
+        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Broken { .. })));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Missing(_))));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_punched_range_is_zero_and_costs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, image) = made(&dir);
+        image.store(&write(EXTENT_BYTES, EXTENT_BYTES), &vec![7; EXTENT_BYTES as usize]).unwrap();
+        image.sync().unwrap();
+        let before = image.used_bytes().unwrap();
+        let hole = Op { kind: OpKind::Discard, ..write(EXTENT_BYTES, EXTENT_BYTES) };
+        image.store(&hole, &[]).unwrap();
+        let mut back = vec![1; 4096];
+        image.read(&mut back, EXTENT_BYTES + 4096).unwrap();
+        assert_eq!(back, vec![0; 4096]);
+        assert!(image.used_bytes().unwrap() < before);
+        image.store(&write(3, 9), &[7; 9]).unwrap();
+        image.write_zeros(0, 200_000).unwrap();
+        image.read(&mut back, 0).unwrap();
+        assert_eq!(back, vec![0; 4096]);
+    }
+
+    #[test]
+    fn nothing_is_read_or_written_outside_of_the_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, image) = made(&dir);
+        assert!(image.store(&write(SIZE - 1, 2), b"xx").is_err());
+        assert!(image.store(&write(u64::MAX, 1), b"x").is_err());
+        assert!(image.read(&mut [0; 2], SIZE - 1).is_err());
+        assert_eq!(image.extent(7).unwrap().len() as u64, EXTENT_BYTES);
+        let large = dir.path().join("large");
+        let refused = Image::create(&large, &name(), ReplicaId(2), SIZE_MAX_BYTES + 1);
+        assert!(matches!(refused, Err(ImageError::TooLarge(_))) && !large.exists());
+    }
+}

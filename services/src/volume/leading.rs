@@ -1,0 +1,251 @@
+//! The active's owner loop: device requests, frames, the disk's answers and Raft's come in through
+//! one queue, and nothing else touches the machine.
+
+use super::active::{Arrived, Done, Fault, Right, View, lock, tell};
+use super::disk::Disk;
+use super::following::failed;
+use super::wire::{Outgoing, Session};
+use super::{Propose, Unknown};
+use crate::lease_page::boottime_ns;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use thermidor_model::replication::{self, Answer, Effect, Event, Frame, LocalEffect};
+use thermidor_model::{Command, NodeId, Outcome};
+
+/// Events handled under one reading of the lease.
+const BATCH_MAX: usize = 64;
+const TICK: Duration = Duration::from_millis(20);
+/// A proposal without an answer for so long is unknown.
+const PROPOSE_MAX: Duration = Duration::from_secs(2);
+/// How long a machine may take to come to rest when its role ends.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// Around the protocol's active.
+pub(super) struct Owner {
+    pub(super) machine: replication::Active,
+    pub(super) disk: Arc<Disk>,
+    pub(super) queue: SyncSender<Arrived>,
+    pub(super) right: Right,
+    pub(super) revoked: bool,
+    pub(super) fenced: Arc<AtomicBool>,
+    pub(super) view: Arc<Mutex<View>>,
+    pub(super) propose: Propose,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) requests: u64,
+    /// Requests not answered yet.
+    pub(super) waiting: HashMap<u64, (Bytes, Done)>,
+    /// Payloads by the operation's number, until they are forgotten.
+    pub(super) payloads: BTreeMap<u64, Bytes>,
+    pub(super) sessions: BTreeMap<(NodeId, u64), Session>,
+}
+
+impl Owner {
+    pub(super) fn run(mut self, arrivals: &Receiver<Arrived>, effects: Vec<Effect>) {
+        let mut events = VecDeque::new();
+        for effect in effects {
+            self.carry_out(effect, &mut events);
+        }
+        self.handle(events);
+        let mut stopping: Option<Instant> = None;
+        let mut ticked = Instant::now();
+        loop {
+            let mut next = match arrivals.recv_timeout(TICK) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.end(),
+            };
+            self.handle([Event::Lease { until_ms: if self.revoked { 0 } else { self.right.until_ms() } }]);
+            let mut taken = 0;
+            while let Some(arrived) = next.take() {
+                match arrived {
+                    Arrived::Stop => {
+                        for (replica, session) in std::mem::take(&mut self.sessions).into_keys() {
+                            self.handle([Event::Closed { replica, session }]);
+                        }
+                        stopping = Some(Instant::now());
+                    }
+                    other => self.take(other, stopping.is_some()),
+                }
+                taken += 1;
+                if taken < BATCH_MAX {
+                    next = arrivals.try_recv().ok();
+                }
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.handle([Event::Tick]);
+                self.show();
+            }
+            match stopping {
+                Some(_) if self.machine.is_idle() => return self.end(),
+                Some(since) if since.elapsed() > REST_MAX => {
+                    tracing::error!("the active did not come to rest: its disk hangs");
+                    return self.end();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn end(mut self) {
+        self.fenced.store(true, Ordering::Release);
+        for (_, (_, done)) in self.waiting.drain() {
+            done(Err(Fault::Failed));
+        }
+    }
+
+    fn take(&mut self, arrived: Arrived, stopping: bool) {
+        match arrived {
+            Arrived::Device { op, payload, done } => {
+                self.requests += 1;
+                let request = self.requests;
+                self.waiting.insert(request, (payload, done));
+                self.handle([Event::Device { request, op }]);
+            }
+            Arrived::Connected { replica, session, writer } if !stopping => {
+                self.sessions.insert((replica, session), writer);
+                self.handle([Event::Connected { replica, session }]);
+            }
+            Arrived::Event(Event::Closed { replica, session }) => {
+                if self.sessions.remove(&(replica, session)).is_some() {
+                    self.handle([Event::Closed { replica, session }]);
+                }
+            }
+            Arrived::Event(Event::Frame { replica, session, frame }) => {
+                if self.sessions.contains_key(&(replica, session)) {
+                    self.handle([Event::Frame { replica, session, frame }]);
+                }
+            }
+            Arrived::Event(event) => self.handle([event]),
+            Arrived::Fence(why) => self.revoke(&why),
+            Arrived::Connected { .. } | Arrived::Stop => {}
+        }
+    }
+
+    /// Takes the right away from the machine, which then fails everything.
+    fn revoke(&mut self, why: &str) {
+        if !self.revoked {
+            tracing::warn!(why, "the device is cut off");
+            self.revoked = true;
+            self.fenced.store(true, Ordering::Release);
+            lock(&self.view).fenced.get_or_insert_with(|| why.to_string());
+            self.handle([Event::Lease { until_ms: 0 }]);
+        }
+    }
+
+    fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut events: VecDeque<Event> = events.into_iter().collect();
+        while let Some(event) = events.pop_front() {
+            for effect in self.machine.handle(boottime_ns() / 1_000_000, event) {
+                self.carry_out(effect, &mut events);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Local(local) => self.local(local, events),
+            Effect::Number { request, seq } => {
+                if let Some((payload, _)) = self.waiting.get_mut(&request) {
+                    self.payloads.insert(seq, std::mem::take(payload));
+                }
+            }
+            Effect::Forget { up_to } => self.payloads = self.payloads.split_off(&(up_to + 1)),
+            Effect::Send { replica, session, frame } => self.send(replica, session, frame, events),
+            Effect::Close { replica, session, why } => {
+                tracing::info!(replica, session, why, "a session is ended");
+                self.sessions.remove(&(replica, session));
+            }
+            Effect::Compare { replica, session, hashes } => {
+                let queue = self.queue.clone();
+                self.disk.hash(hashes.iter().map(|(extent, _)| *extent).collect(), move |ours| {
+                    let event = match ours {
+                        Ok(ours) => {
+                            let differ = ours.iter().zip(&hashes).filter(|(a, b)| a.1 != b.1);
+                            let differing = differ.map(|(a, _)| a.0).collect();
+                            Event::Compared { replica, session, differing }
+                        }
+                        Err(e) => Event::Local(failed(&e)),
+                    };
+                    tell(&queue, Arrived::Event(event));
+                });
+            }
+            Effect::Reply { request, ok } => self.reply(request, ok),
+            Effect::Propose(command) => self.propose(command),
+            Effect::Fenced { why } => {
+                self.revoke(&why);
+                self.sessions.clear();
+            }
+            Effect::Detached => lock(&self.view).detached = true,
+        }
+    }
+
+    fn local(&mut self, local: LocalEffect, events: &mut VecDeque<Event>) {
+        let payload = match &local {
+            LocalEffect::Store { id, .. } => self.payloads.get(id).cloned().unwrap_or_default(),
+            _ => Bytes::new(),
+        };
+        let queue = self.queue.clone();
+        let answer = move |event| tell(&queue, Arrived::Event(Event::Local(event)));
+        events.extend(self.disk.carry_out(local, &payload, answer).map(Event::Local));
+    }
+
+    fn send(&mut self, replica: NodeId, session: u64, frame: Frame, events: &mut VecDeque<Event>) {
+        let payload = match &frame {
+            Frame::Op { seq, .. } => self.payloads.get(seq).cloned().unwrap_or_default(),
+            _ => Bytes::new(),
+        };
+        let key = (replica, session);
+        let sent = self.sessions.get(&key).is_some_and(|s| s.send(Outgoing { frame, payload }));
+        if !sent && self.sessions.remove(&key).is_some() {
+            events.push_back(Event::Closed { replica, session });
+        }
+    }
+
+    fn reply(&mut self, request: u64, ok: bool) {
+        let Some((_, done)) = self.waiting.remove(&request) else { return };
+        // Looked at once more: this thread may have been frozen since the batch began.
+        if ok && !self.revoked && self.right.holds() {
+            return done(Ok(()));
+        }
+        done(Err(Fault::Failed));
+        if ok {
+            self.fenced.store(true, Ordering::Release);
+            tell_later(&self.queue, Arrived::Fence("the lease is over".into()));
+        }
+    }
+
+    fn propose(&self, command: Command) {
+        let (answer, queue) = ((self.propose)(command), self.queue.clone());
+        self.runtime.spawn(async move {
+            let answer = match tokio::time::timeout(PROPOSE_MAX, answer).await {
+                Ok(Ok(Outcome::Set(version))) => Answer::Set(version),
+                Ok(Ok(Outcome::Refused(why))) => {
+                    tracing::info!(%why, "a change of the in-sync set was refused");
+                    Answer::Refused
+                }
+                Ok(Ok(_)) | Ok(Err(Unknown)) | Err(_) => Answer::Unknown,
+            };
+            tokio::task::block_in_place(|| tell(&queue, Arrived::Event(Event::Answered(answer))));
+        });
+    }
+
+    fn show(&self) {
+        let mut view = lock(&self.view);
+        view.progress = self.machine.progress();
+        view.in_sync.clone_from(self.machine.in_sync());
+        view.beats += 1;
+    }
+}
+
+/// From within the owner loop, which must not wait for its own queue: if that is full, the next
+/// request's answer finds the lease over just the same.
+fn tell_later(queue: &SyncSender<Arrived>, arrived: Arrived) {
+    if queue.try_send(arrived).is_err() {
+        tracing::debug!("the active's queue is full");
+    }
+}

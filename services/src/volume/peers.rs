@@ -1,0 +1,227 @@
+//! Connections between a volume's processes: the active dials, the replicas accept. Both sides
+//! prove under the home's authority which member they are.
+
+use super::active::{self, Active};
+use super::following;
+use super::image::Image;
+use super::roles::{Process, Role, State, lock};
+use super::wire::{session, tune};
+use crate::link::Link;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+use thermidor_model::NodeId;
+use thermidor_model::replication::{Event, FollowerEvent};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+/// Connecting and the handshake together may take so long.
+const GREET_MAX: Duration = Duration::from_secs(2);
+/// Waits between attempts: at once, then doubling up to the longest.
+const BACK_OFF_MIN: Duration = Duration::from_millis(10);
+const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+
+/// How often a busy port is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_millis(200);
+/// Sessions served at once; an active needs one, and may reconnect.
+const SESSIONS_MAX: usize = 16;
+
+/// Session numbers of this process: none is used twice.
+static SESSIONS: AtomicU64 = AtomicU64::new(1);
+
+fn next_session() -> u64 {
+    SESSIONS.fetch_add(1, Ordering::Relaxed)
+}
+
+fn stranger() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not the member expected")
+}
+
+fn who(link: &Link, stream: &TlsStream<TcpStream>) -> Option<NodeId> {
+    stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| (link.peer_of)(certificate))
+}
+
+/// Keeps a session to one replica alive for as long as the role lasts.
+pub async fn dial(link: Link, replica: NodeId, address: SocketAddr, image: Arc<Image>, active: Arc<Active>) {
+    let queue = active.queue();
+    let mut wait = BACK_OFF_MIN;
+    loop {
+        match greet(&link, replica, address).await {
+            Ok(stream) => {
+                wait = BACK_OFF_MIN;
+                match converse(stream, replica, image.clone(), &queue).await {
+                    Ok(()) => return,
+                    Err(e) => tracing::info!(replica, error = %e, "a session to a replica ended"),
+                }
+            }
+            Err(e) => tracing::debug!(replica, %address, error = %e, "a replica is not reached"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(BACK_OFF_MAX);
+    }
+}
+
+async fn greet(link: &Link, replica: NodeId, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+    let greeted = async {
+        let stream = TcpStream::connect(address).await?;
+        tune(&stream)?;
+        let name = link.server_name.clone();
+        let stream = TlsStream::from(TlsConnector::from(link.client.clone()).connect(name, stream).await?);
+        if who(link, &stream) == Some(replica) { Ok(stream) } else { Err(stranger()) }
+    };
+    tokio::time::timeout(GREET_MAX, greeted).await?
+}
+
+/// One session; `Ok`: the role has ended.
+async fn converse(
+    stream: TlsStream<TcpStream>,
+    replica: NodeId,
+    image: Arc<Image>,
+    queue: &SyncSender<active::Arrived>,
+) -> io::Result<()> {
+    let id = next_session();
+    let frames = queue.clone();
+    let (writer, life) = session(stream, image, move |frame, _| {
+        frames.send(active::Arrived::Event(Event::Frame { replica, session: id, frame })).is_ok()
+    });
+    let connected = active::Arrived::Connected { replica, session: id, writer };
+    if tokio::task::block_in_place(|| queue.send(connected)).is_err() {
+        return Ok(());
+    }
+    let ended = life.await;
+    let closed = active::Arrived::Event(Event::Closed { replica, session: id });
+    if tokio::task::block_in_place(|| queue.send(closed)).is_err() {
+        return Ok(());
+    }
+    ended.and(Err(io::ErrorKind::ConnectionReset.into()))
+}
+
+/// Accepts a connection of a member that may be this volume's active, and serves it to its end.
+pub async fn accept(
+    link: Link,
+    stream: TcpStream,
+    may: impl Fn(NodeId) -> bool,
+    image: Arc<Image>,
+    queue: SyncSender<following::Arrived>,
+) -> io::Result<()> {
+    tune(&stream)?;
+    let greeted = TlsAcceptor::from(link.server.clone()).accept(stream);
+    let stream = TlsStream::from(tokio::time::timeout(GREET_MAX, greeted).await??);
+    if !who(&link, &stream).is_some_and(may) {
+        return Err(stranger());
+    }
+    let id = next_session();
+    let frames = queue.clone();
+    let (writer, life) = session(stream, image, move |frame, payload| {
+        frames.send(following::Arrived::Frame { session: id, frame, payload }).is_ok()
+    });
+    let told = |arrived| tokio::task::block_in_place(|| queue.send(arrived)).is_ok();
+    if !told(following::Arrived::Accepted { session: id, writer }) {
+        return Ok(());
+    }
+    let ended = life.await;
+    if !told(following::Arrived::Event(FollowerEvent::Closed { session: id })) {
+        return Ok(());
+    }
+    ended
+}
+
+impl Process {
+    /// Tells the active the record, and dials the replicas that it names.
+    pub(super) fn spread(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        let State { configured: Some(configured), disk: Some((_, disk)), role, .. } = &mut *state else {
+            return;
+        };
+        let Role::Active { active, dialling, .. } = role else { return };
+        active.tell(Event::Config(configured.record.clone()));
+        let wanted: BTreeMap<NodeId, SocketAddr> = configured
+            .record
+            .replicas
+            .keys()
+            .filter(|node| **node != self.options.node)
+            .filter_map(|node| {
+                let ip = configured.members.get(node)?;
+                Some((*node, SocketAddr::new(*ip, configured.record.port)))
+            })
+            .collect();
+        dialling.retain(|node, (address, task)| {
+            let keep = wanted.get(node) == Some(address);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (node, address) in wanted {
+            dialling.entry(node).or_insert_with(|| {
+                let (link, image) = (self.options.link.clone(), disk.image().clone());
+                let task = tokio::spawn(dial(link, node, address, image, active.clone()));
+                (address, task.abort_handle())
+            });
+        }
+    }
+
+    pub(super) fn listen(self: &Arc<Self>, port: u16) {
+        let mut state = lock(&self.state);
+        if state.listening.as_ref().is_some_and(|(known, _)| *known == port) {
+            return;
+        }
+        if let Some((_, task)) = state.listening.take() {
+            task.abort();
+        }
+        let task = tokio::spawn(self.clone().accept_all(SocketAddr::new(self.options.listen, port)));
+        state.listening = Some((port, task.abort_handle()));
+    }
+
+    pub(super) async fn accept_all(self: Arc<Self>, address: SocketAddr) {
+        let places = Arc::new(tokio::sync::Semaphore::new(SESSIONS_MAX));
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(e) => tracing::warn!(%address, error = %e, "can't listen for the active yet"),
+            }
+            tokio::time::sleep(LISTEN_AGAIN).await;
+        };
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!(error = %e, "accepting failed");
+                    tokio::time::sleep(LISTEN_AGAIN).await;
+                    continue;
+                }
+            };
+            let (queue, image) = {
+                let state = lock(&self.state);
+                let State { disk: Some((_, disk)), role: Role::Following(following), .. } = &*state else {
+                    continue;
+                };
+                (following.queue(), disk.image().clone())
+            };
+            let (this, link) = (self.clone(), self.options.link.clone());
+            tokio::spawn(async move {
+                let may = |node| this.is_member(node);
+                if let Err(e) = accept(link, stream, may, image, queue).await {
+                    tracing::info!(error = %e, "a session of an active ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        node != self.options.node
+            && lock(&self.state).configured.as_ref().is_some_and(|c| c.record.replicas.contains_key(&node))
+    }
+
+    pub(super) fn listen_no_more(&self) {
+        if let Some((_, task)) = lock(&self.state).listening.take() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The volume process: takes its configuration from the daemon, follows or is the active, and
+//! goes on without the daemon.
+
+use super::Propose;
+use super::control::{Refused, Reply, Request, read_line, socket, write_line};
+use super::device::Places;
+use super::roles::{Process, blocking, chain};
+use crate::link::Link;
+use std::ffi::OsString;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thermidor_model::{NodeId, VolumeName};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long another process of the same volume may take to end.
+const ALONE_WITHIN: Duration = Duration::from_secs(10);
+/// How often the lock of another process, or a refusing socket, is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// A control connection may take so long to say what it wants.
+const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// How a volume process is set up.
+#[derive(Clone)]
+pub struct VolumeOptions {
+    /// Which volume.
+    pub name: VolumeName,
+    /// Its directory, `DATA/volumes/NAME`.
+    pub dir: PathBuf,
+    /// Where its control socket is.
+    pub run_dir: PathBuf,
+    /// This radiator.
+    pub node: NodeId,
+    /// The home's TLS identity.
+    pub link: Link,
+    /// Where it accepts its peers, on the volume's port.
+    pub listen: IpAddr,
+    /// Brings proposals to Raft.
+    pub propose: Propose,
+    /// The guard's lease page.
+    pub lease_page: PathBuf,
+    /// How the watchdog is started: a command that hands its further arguments to
+    /// [`super::watchdog::Watch::from_arguments`]. Empty: there is none.
+    pub watchdog: Vec<OsString>,
+    /// A member silent for so long is dropped.
+    pub replica_timeout: Duration,
+}
+
+/// Why the process could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// Another process of this volume runs.
+    #[error("another process serves the volume in {0}")]
+    NotAlone(PathBuf),
+    /// Directories, leftovers.
+    #[error(transparent)]
+    Device(#[from] super::device::DeviceError),
+    /// Control socket or directory.
+    #[error("can't use {path}")]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// To be called first, before any thread: makes the process one that memory pressure does not wait
+/// for and that a terminal does not end. Answers in words what this machine refused.
+pub fn prepare() -> Vec<String> {
+    let mut refused = vec![];
+    let mut try_it = |what: &str, done: io::Result<()>| {
+        if let Err(e) = done {
+            refused.push(format!("{what}: {e}"));
+        }
+    };
+    // Already the leader of a session: that is as good.
+    try_it(
+        "leaving the daemon's session",
+        match rustix::process::setsid() {
+            Err(rustix::io::Errno::PERM) => Ok(()),
+            other => other.map(drop).map_err(io::Error::from),
+        },
+    );
+    try_it(
+        "telling the kernel that it waits for this process (PR_SET_IO_FLUSHER)",
+        rustix::process::configure_io_flusher_behavior(true).map_err(io::Error::from),
+    );
+    try_it(
+        "staying when memory is short (oom_score_adj)",
+        std::fs::write("/proc/self/oom_score_adj", "-1000"),
+    );
+    refused
+}
+
+/// Runs until told to quit. Needs a multi-threaded runtime.
+pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
+    let io = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| ProcessError::Io { path, source }
+    };
+    std::fs::create_dir_all(&options.dir).map_err(io(&options.dir))?;
+    let dir = options.dir.canonicalize().map_err(io(&options.dir))?;
+    let options = VolumeOptions { dir: dir.clone(), ..options };
+    let _alone = alone(&dir).await?;
+    let places = Places { dir };
+    let cleaned = places.clone();
+    blocking(move || cleaned.clean()).await?;
+    let path = socket(&options.run_dir, &options.name);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(&path)(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(io(&path))?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, permissions).map_err(io(&path))?;
+    let process = Arc::new(Process::new(options, places));
+    let looking = tokio::spawn(process.clone().look_after());
+    let mut asked_to_end = signal(SignalKind::terminate()).map_err(io(&process.options.dir))?;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(tokio::spawn(process.clone().serve(stream))),
+                Err(e) => {
+                    tracing::warn!(error = %e, "the control socket refused");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            },
+            () = process.quit.notified() => break,
+            _ = asked_to_end.recv() => break,
+        }
+    }
+    looking.abort();
+    process.end().await;
+    std::fs::remove_file(&path).map_err(io(&path))
+}
+
+/// Sees to it that no other process serves this volume.
+async fn alone(dir: &std::path::Path) -> Result<std::fs::File, ProcessError> {
+    let path = dir.join("lock");
+    let io = |source| ProcessError::Io { path: path.clone(), source };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
+    let since = tokio::time::Instant::now();
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < ALONE_WITHIN => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(ProcessError::NotAlone(dir.into())),
+            Err(e) => return Err(io(e.into())),
+        }
+    }
+}
+
+impl Process {
+    async fn serve(self: Arc<Self>, mut stream: UnixStream) {
+        let reply = match tokio::time::timeout(ASK_MAX, read_line::<Request>(&mut stream)).await {
+            Ok(Ok(request)) => {
+                let quits = request == Request::Quit;
+                let reply = self.answer(request).await.unwrap_or_else(Reply::Refused);
+                if quits {
+                    self.quit.notify_one();
+                }
+                reply
+            }
+            Ok(Err(e)) => Reply::Refused(Refused::Garbage(format!("that is no request: {e}"))),
+            Err(_) => return,
+        };
+        if let Err(e) = write_line(&mut stream, &reply).await {
+            tracing::debug!(error = %e, "whoever asked has gone");
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Reply, Refused> {
+        match request {
+            Request::Status => Ok(Reply::Status(self.status())),
+            Request::Configure(configuration) => {
+                let _step = self.steps.lock().await;
+                self.configure(configuration).await.map(|()| Reply::Done)
+            }
+            Request::Attach { epoch, service_epoch } => {
+                let _step = self.steps.lock().await;
+                self.attach(epoch, service_epoch).await.map(|mount| Reply::Attached { mount })
+            }
+            Request::Detach { force } => {
+                if force {
+                    self.cut("detached by force");
+                }
+                let _step = self.steps.lock().await;
+                self.detach(force).await.map(|()| Reply::Done)
+            }
+            Request::Quit => Ok(Reply::Done),
+        }
+    }
+
+    async fn end(self: &Arc<Self>) {
+        self.cut("the volume process ends");
+        let _step = self.steps.lock().await;
+        self.end_role(None).await;
+        self.listen_no_more();
+        let places = self.places.clone();
+        if let Err(e) = blocking(move || places.leave()).await {
+            tracing::error!(error = %chain(&e), "something is left behind");
+        }
+    }
+}

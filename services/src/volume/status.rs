@@ -1,0 +1,55 @@
+//! What a volume process says of itself.
+
+use super::control::{ReplicaView, Status};
+use super::roles::{Process, Role, lock};
+use std::collections::BTreeMap;
+use thermidor_model::observe::ReplicaState;
+use thermidor_model::replication::EXTENT_BYTES;
+
+impl Process {
+    pub(super) fn status(&self) -> Status {
+        let state = lock(&self.state);
+        let image = state.disk.as_ref().map(|(_, disk)| disk.image());
+        let mut status = Status {
+            pid: std::process::id(),
+            state: ReplicaState::Waiting,
+            epoch: image.map_or(0, |i| i.state().header.epoch),
+            mounted: None,
+            behind_bytes: 0,
+            used_bytes: image.and_then(|i| i.used_bytes().ok()).unwrap_or(0),
+            replicas: BTreeMap::new(),
+            set_version: state.configured.as_ref().map_or(0, |c| c.record.set_version),
+            in_sync: state.configured.as_ref().map_or_else(Default::default, |c| c.record.in_sync.clone()),
+            fenced: state.fenced.clone(),
+        };
+        match &state.role {
+            Role::Unconfigured => {}
+            Role::Ending(epoch) => (status.state, status.epoch) = (ReplicaState::Active, *epoch),
+            Role::Idle(words) => status.state = ReplicaState::Failed(words.clone()),
+            Role::Following(following) => {
+                let view = following.view();
+                status.state = match view {
+                    _ if view.failed.is_some() => ReplicaState::Failed(view.failed.unwrap_or_default()),
+                    _ if view.heard && view.torn => ReplicaState::CatchingUp,
+                    _ if view.heard => ReplicaState::Following,
+                    _ => ReplicaState::Waiting,
+                };
+            }
+            Role::Active { active, epoch, attached, .. } => {
+                status.state = ReplicaState::Active;
+                status.epoch = *epoch;
+                status.mounted = attached.as_ref().filter(|a| !a.is_gone()).map(|_| self.places.mount());
+                let view = active.view();
+                status.fenced = view.fenced;
+                status.in_sync = view.in_sync;
+                for (node, progress) in view.progress {
+                    let behind_bytes = progress.extents_left * EXTENT_BYTES;
+                    status.behind_bytes = status.behind_bytes.max(behind_bytes);
+                    let (connected, counted) = (progress.connected, progress.counted);
+                    status.replicas.insert(node, ReplicaView { connected, counted, behind_bytes });
+                }
+            }
+        }
+        status
+    }
+}

@@ -1,0 +1,246 @@
+//! The mail image on a real Docker: mail goes in and comes out, nobody relays who may not, and
+//! changes of accounts arrive without a restart.
+
+mod stage;
+
+use stage::letter::{
+    Sender, account, arrives, config_folder, header, household, inbox, log, messages_on_disk, paper, probe,
+    serve, start,
+};
+use stage::{PATIENCE, Stage, name, script};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use thermidor_services::probe::Probe;
+use thermidor_services::recipe::mail::{MailConfig, write_config};
+
+#[tokio::test]
+async fn mail_goes_in_by_smtp_and_comes_out_by_imap_also_by_alias_and_detail() {
+    let Some(stage) = Stage::set("mail_goes_in_by_smtp_and_comes_out_by_imap").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    for (to, user, password) in [
+        ("marie@example.org", "marie", "sesame"),
+        ("contact@example.org", "marie", "sesame"),
+        ("postmaster@example.org", "marie", "sesame"),
+        ("paul+bills@example.org", "paul@example.org", "open it"),
+    ] {
+        let id = format!("<{}@test>", to.replace('@', ".at."));
+        let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+        let accepted = sender.deliver(to, &id).await;
+        assert!(accepted.starts_with("250 2.0.0 Ok: queued as"), "{accepted}");
+        let mut imap = inbox(ip, &paper, user, password).await.unwrap();
+        arrives(&mut imap, &id).await;
+    }
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    let nobody = sender.recipient("nobody@example.org").await;
+    assert!(nobody.starts_with("550 5.1.1"), "refused at the door, not bounced later: {nobody}");
+}
+
+#[tokio::test]
+async fn nobody_relays_without_a_password_wherever_he_comes_from() {
+    let Some(stage) = Stage::set("nobody_relays_without_a_password").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let abroad = "victim@elsewhere.example";
+    let ours = [127, 0, 0, 1];
+    let IpAddr::V4(own) = ip else { panic!("{ip}") };
+    // The radiator itself; through the ingress: a machine of the LAN, and forged as loopback, as the
+    // container itself and as its own network.
+    let origins: [(u16, Option<Vec<u8>>); 5] = [
+        (25, None),
+        (10025, Some(header([192, 168, 1, 77]))),
+        (10025, Some(header(ours))),
+        (10025, Some(header(own.octets()))),
+        (10025, Some(b"PROXY TCP4 127.0.0.1 127.0.0.1 4711 25\r\n".to_vec())),
+    ];
+    for (port, header) in origins {
+        let mut sender = Sender::connect(SocketAddr::new(ip, port), header.as_deref()).await.unwrap();
+        let refused = sender.recipient(abroad).await;
+        assert!(refused.contains("Relay access denied"), "port {port} {header:?}: {refused}");
+    }
+    // Submission: nothing at all before a login, and no login without TLS.
+    for (port, header) in [(587, None), (10587, Some(header(ours)))] {
+        let mut sender = Sender::connect(SocketAddr::new(ip, port), header.as_deref()).await.unwrap();
+        let refused = sender.say("EHLO client.example").await.unwrap();
+        assert!(refused.starts_with("250"), "{refused}");
+        let refused = sender.say("MAIL FROM:<marie@example.org>").await.unwrap();
+        assert!(refused.contains("Must issue a STARTTLS command first"), "{refused}");
+        let refused = sender.say("AUTH PLAIN AG1hcmllAHNlc2FtZQ==").await.unwrap();
+        assert!(refused.starts_with('5'), "{refused}");
+    }
+    // Another container on the same bridge: as a client refused, with a header not even heard.
+    let text = format!(
+        "say() {{ exec 3<>/dev/tcp/{ip}/$1; printf \"$2\" >&3; shift 2; \
+           for line in \"$@\"; do read -t 20 -r answer <&3 || {{ echo \"$1 deaf\"; return; }}; \
+           echo \"answer: $answer\"; printf '%s\\r\\n' \"$line\" >&3; done; \
+           read -t 20 -r answer <&3; echo \"last: $answer\"; }}\n\
+         say 25 '' 'HELO x' 'MAIL FROM:<a@b.example>' 'RCPT TO:<{abroad}>'\n\
+         say 10025 'PROXY TCP4 127.0.0.1 127.0.0.1 4711 25\\r\\n' 'HELO x'\n\
+         say 10587 'PROXY TCP4 127.0.0.1 127.0.0.1 4711 25\\r\\n' 'HELO x'\n\
+         timeout 20 bash -c 'exec 3<>/dev/tcp/{ip}/10993; printf \"PROXY TCP4 127.0.0.1 127.0.0.1 4711 25\\r\\n\" >&3; \
+           read -r answer <&3; echo \"imaps: $?\"'\n"
+    );
+    stage.engine.prepare(&script("stranger", &text)).await;
+    stage.engine.start(&name("stranger"), 1).await.unwrap();
+    stage.until(&name("stranger"), "ended", |found| !found.running).await;
+    use futures::StreamExt;
+    let lines = stage.engine.logs(&name("stranger"), false, None).await.unwrap();
+    let said = lines.map(|l| l.unwrap().text).collect::<Vec<_>>().await.join("\n");
+    assert!(said.contains("Relay access denied"), "{said}");
+    assert_eq!(said.matches("deaf").count(), 2, "both gates are shut: {said}");
+    assert!(said.contains("imaps: 1"), "Dovecot hangs up: {said}");
+    assert_eq!(said.matches("220 ").count(), 1, "{said}\n{}", log(&stage).await);
+}
+
+#[tokio::test]
+async fn the_ingress_s_header_tells_the_client_s_address() {
+    let Some(stage) = Stage::set("the_ingress_s_header_tells_the_client_s_address").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let proxied = SocketAddr::new(ip, 10025);
+    let mut sender = Sender::connect(proxied, Some(&header([192, 0, 2, 55]))).await.unwrap();
+    assert!(sender.deliver("marie@example.org", "<proxied@test>").await.starts_with("250"));
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    let number = arrives(&mut imap, "<proxied@test>").await;
+    let text = imap.ask(&format!("UID FETCH {number} BODY[HEADER]")).await.unwrap().join("\n");
+    assert!(text.contains("[192.0.2.55]"), "{text}");
+}
+
+#[tokio::test]
+async fn the_probe_goes_all_the_way_round_and_leaves_nothing_behind() {
+    let Some(stage) = Stage::set("the_probe_goes_all_the_way_round").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let mail = name("mail");
+    let good = Probe::Mail(Box::new(probe(ip, &paper, "marie", "sesame")));
+    let result = good.run(&mail, ip, &stage.engine).await;
+    assert_eq!(result.healthy, Some(true), "{result}\n{}", log(&stage).await);
+    let legs: Vec<_> = result.legs.iter().map(|leg| leg.name).collect();
+    assert_eq!(legs, ["submit", "login", "deliver", "delete"]);
+    assert_eq!(messages_on_disk(&stage.folder("volume"), "marie"), 0);
+
+    let wrong = Probe::Mail(Box::new(probe(ip, &paper, "marie", "wrong")));
+    let result = wrong.run(&mail, ip, &stage.engine).await;
+    assert_eq!(result.healthy, Some(false));
+    assert!(result.trouble.starts_with("submission: ") && !result.trouble.contains("wrong"), "{result}");
+    let stranger = Probe::Mail(Box::new(probe(ip, &stage::letter::paper(), "marie", "sesame")));
+    let result = stranger.run(&mail, ip, &stage.engine).await;
+    assert!(result.trouble.contains("certificate"), "another authority: {result}");
+    let greeting = Probe::Greeting { port: 25, begins: "220 ".into(), limit: PATIENCE };
+    assert_eq!(greeting.run(&mail, ip, &stage.engine).await.healthy, Some(true));
+}
+
+#[tokio::test]
+async fn a_changed_household_is_taken_over_without_a_restart() {
+    let Some(stage) = Stage::set("a_changed_household_is_taken_over_without_a_restart").await else { return };
+    let paper = paper();
+    let before = household(&paper);
+    let ip = serve(&stage, &before).await;
+    let mut session = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    let running = stage.engine.find(&name("mail")).await.unwrap().unwrap();
+    let mut after = before.clone();
+    after.accounts.insert("marie".into(), account("changed", &["info"]));
+    after.accounts.insert("lea".into(), account("new", &[]));
+    after.accounts.remove("paul");
+    write_config(&config_folder(&stage), &after).unwrap();
+    let begun = Instant::now();
+    while inbox(ip, &paper, "marie", "changed").await.is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the new password is never taken: {}", log(&stage).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = inbox(ip, &paper, "marie", "sesame").await.err().unwrap();
+    assert!(refused.contains("refuses LOGIN"), "{refused}");
+    assert!(inbox(ip, &paper, "paul", "open it").await.is_err());
+    inbox(ip, &paper, "lea", "new").await.unwrap();
+    let to = async |address: &'static str| {
+        let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+        sender.recipient(address).await
+    };
+    while !to("info@example.org").await.starts_with("250") {
+        assert!(begun.elapsed() < PATIENCE, "the new alias is never taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(to("paul@example.org").await.starts_with("550"));
+    assert!(to("contact@example.org").await.starts_with("550"));
+    session.ask("NOOP").await.unwrap();
+    let now = stage.engine.find(&name("mail")).await.unwrap().unwrap();
+    assert_eq!((now.pid, now.started_at), (running.pid, running.started_at), "no restart");
+
+    // A set of files that is not whole changes nothing.
+    let folder = config_folder(&stage);
+    std::fs::create_dir(folder.join("v-broken")).unwrap();
+    std::fs::write(folder.join("v-broken/version"), "broken\n").unwrap();
+    std::fs::remove_file(folder.join("current")).unwrap();
+    std::os::unix::fs::symlink("v-broken", folder.join("current")).unwrap();
+    while !log(&stage).await.contains("configuration broken cannot be used yet") {
+        assert!(begun.elapsed() < PATIENCE, "{}", log(&stage).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    inbox(ip, &paper, "lea", "new").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_a_kill_and_another_container() {
+    let Some(stage) = Stage::set("what_was_accepted_survives_a_kill_and_another_container").await else {
+        return;
+    };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    for n in 0..20 {
+        let accepted = sender.deliver("marie@example.org", &format!("<{n}@kill>")).await;
+        assert!(accepted.starts_with("250"), "{accepted}");
+    }
+    stage.engine.kill(&name("mail")).await.unwrap();
+    stage.engine.remove(&name("mail")).await.unwrap();
+    let ip = serve(&stage, &household(&paper)).await;
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    for n in 0..20 {
+        arrives(&mut imap, &format!("<{n}@kill>")).await;
+    }
+    // In order, too.
+    stage.engine.stop(&name("mail"), Duration::from_secs(30)).await.unwrap();
+    let stopped = stage.engine.find(&name("mail")).await.unwrap().unwrap();
+    assert_eq!(stopped.exit_code, Some(0), "{}", log(&stage).await);
+    let ip = start(&stage, 2).await;
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    arrives(&mut imap, "<19@kill>").await;
+}
+
+#[tokio::test]
+async fn the_container_ends_when_one_of_its_daemons_does_and_without_a_configuration() {
+    let Some(stage) = Stage::set("the_container_ends_when_one_of_its_daemons_does").await else { return };
+    let paper = paper();
+    let mail = name("mail");
+    serve(&stage, &household(&paper)).await;
+    for (epoch, daemon) in [(1, "dovecot"), (2, "master")] {
+        if epoch > 1 {
+            start(&stage, epoch).await;
+        }
+        let found = stage.engine.find(&mail).await.unwrap().unwrap();
+        let group = thermidor_services::docker::cgroup_of(found.pid.unwrap()).unwrap();
+        let comm = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pids = group.processes().unwrap();
+        let daemon_pid = pids.iter().find(|pid| comm(pid).trim() == daemon).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(*daemon_pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let ended = stage.until(&mail, "ended", |found| !found.running).await;
+        assert_eq!(ended.exit_code, Some(1), "{daemon}: {}", log(&stage).await);
+    }
+    std::fs::remove_file(config_folder(&stage).join("current")).unwrap();
+    stage.engine.start(&mail, 3).await.unwrap();
+    let ended = stage.until(&mail, "ended", |found| !found.running).await;
+    assert_eq!(ended.exit_code, Some(78), "{}", log(&stage).await);
+    assert!(log(&stage).await.contains("no usable configuration"));
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_refused_and_the_limit_follows_the_configuration() {
+    let Some(stage) = Stage::set("a_message_over_the_limit_is_refused").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &MailConfig { message_max_bytes: 5000, ..household(&paper) }).await;
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    assert!(sender.say("EHLO x").await.unwrap().starts_with("250"));
+    let refused = sender.say("MAIL FROM:<a@b.example> SIZE=6000").await.unwrap();
+    assert!(refused.starts_with("552"), "{refused}");
+}

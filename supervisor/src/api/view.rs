@@ -1,0 +1,326 @@
+//! What people and programs see of a home: the JSON that `-o json` promises.
+//! A field is added, never renamed or taken away, without raising [`VERSION`].
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use thermidor_model::name::UnixMs;
+use thermidor_model::observe::{Instance, Readiness, ReplicaState, Report};
+use thermidor_model::placement::Reason;
+use thermidor_model::state::{Phase, Role, Service, State, Volume};
+use thermidor_model::{NodeId, ServiceName};
+
+/// Version of every view.
+pub const VERSION: u32 = 1;
+
+/// What the leader knows beside the state.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LeaderView {
+    /// Who leads.
+    pub leader: NodeId,
+    /// Last reports of members heard lately.
+    pub reports: BTreeMap<NodeId, Report>,
+    /// ms since each member was heard.
+    pub silent_ms: BTreeMap<NodeId, u64>,
+    /// Who votes.
+    pub voters: std::collections::BTreeSet<NodeId>,
+    /// What a person should know about the votes.
+    pub warning: Option<String>,
+    /// What the last plan said of each service.
+    pub reasons: BTreeMap<ServiceName, Reason>,
+}
+
+/// The whole home at a glance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Home {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Its name.
+    pub home: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Whether a majority answers.
+    pub quorum: bool,
+    /// Who leads.
+    pub leader: Option<String>,
+    /// The floating address and who holds it.
+    pub address: Option<AddressLine>,
+    /// Members.
+    pub radiators: Vec<RadiatorLine>,
+    /// Services.
+    pub services: Vec<ServiceLine>,
+    /// Volumes.
+    pub volumes: Vec<VolumeLine>,
+    /// What a person should know or do.
+    pub warnings: Vec<String>,
+}
+
+/// The floating address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddressLine {
+    /// With prefix.
+    pub address: String,
+    /// Who holds it.
+    pub holder: Option<String>,
+}
+
+/// One member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RadiatorLine {
+    /// Its name.
+    pub name: String,
+    /// `room`, `water`, `witness`, `not declared`.
+    pub heats: String,
+    /// `on`, `off`, `silent`, `expected`.
+    pub state: String,
+    /// Whether it votes.
+    pub votes: bool,
+    /// °C
+    pub temperature_c: Option<f64>,
+    /// °C
+    pub target_c: Option<f64>,
+    /// W
+    pub demand_w: Option<f64>,
+    /// W
+    pub power_w: Option<f64>,
+    /// ms since it was heard.
+    pub silent_ms: Option<u64>,
+    /// What is wrong there.
+    pub troubles: Vec<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceLine {
+    /// Its name.
+    pub name: String,
+    /// Whose instance may run.
+    pub active: Option<String>,
+    /// `runs`, `starts`, `stops`, `sick`, `down`.
+    pub state: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Since when the active is the active, Unix ms.
+    pub since_ms: UnixMs,
+    /// Radiators that could start it at once.
+    pub ready: Vec<String>,
+    /// The planner's sentence.
+    pub reason: String,
+}
+
+/// One volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeLine {
+    /// Its name.
+    pub name: String,
+    /// Its service.
+    pub service: String,
+    /// `whole`, `behind`, `degraded`, `new`.
+    pub state: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Bytes of the device.
+    pub size_bytes: u64,
+    /// Below how many in-sync replicas it is degraded.
+    pub durability: u32,
+    /// Whose process takes writes.
+    pub active: Option<String>,
+    /// Each replica.
+    pub replicas: Vec<ReplicaLine>,
+}
+
+/// One replica.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplicaLine {
+    /// Where.
+    pub radiator: String,
+    /// Holds every acknowledged write.
+    pub in_sync: bool,
+    /// `active`, `following`, `catching up`, `waiting`, `failed: ...`, `not heard`.
+    pub state: String,
+    /// Bytes still to come.
+    pub behind_bytes: u64,
+    /// Bytes on disk.
+    pub used_bytes: u64,
+}
+
+/// Why a service is where it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Which service.
+    pub service: String,
+    /// The planner's sentence and every radiator's rank.
+    pub reason: Reason,
+}
+
+/// One event.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Its number.
+    pub number: u64,
+    /// Unix ms.
+    pub at_ms: UnixMs,
+    /// Whether it is mailed.
+    pub mailed: bool,
+    /// The sentence.
+    pub text: String,
+}
+
+impl Home {
+    /// Draws the home from the applied state and, if a leader answered, what it knows.
+    pub fn of(state: &State, leader: Option<&LeaderView>) -> Self {
+        let mut warnings: Vec<String> = leader.and_then(|l| l.warning.clone()).into_iter().collect();
+        if leader.is_none() {
+            warnings.insert(0, "no quorum: this is what was known here last".into());
+        }
+        if state.spec().is_none() {
+            warnings.push("nothing is declared yet: `thermidor apply home.yaml`".into());
+        }
+        let volumes: Vec<_> =
+            state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
+        warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
+            format!("{} is below its durability of {}: another loss may lose data", v.name, v.durability)
+        }));
+        Self {
+            version: VERSION,
+            home: state.home.as_ref().map(|h| h.to_string()).unwrap_or_default(),
+            generation: state.generation,
+            quorum: leader.is_some(),
+            leader: leader.map(|l| state.name_of(l.leader)),
+            address: state.spec().and_then(|s| s.address).map(|a| AddressLine {
+                address: format!("{}/{}", a.ip, a.prefix),
+                holder: state.address.holder.map(|n| state.name_of(n)),
+            }),
+            radiators: radiator_lines(state, leader),
+            services: state.services.iter().map(|(n, s)| service_line(state, leader, n, s)).collect(),
+            volumes,
+            warnings,
+        }
+    }
+}
+
+fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLine> {
+    let spec = state.spec();
+    let mut lines: Vec<RadiatorLine> = state
+        .members
+        .iter()
+        .map(|(node, member)| {
+            let report = leader.and_then(|l| l.reports.get(node));
+            let declared = spec.and_then(|s| s.radiators.get(&member.name));
+            let heats = match (member.role, declared.map(|d| d.heats)) {
+                (Role::Witness, _) => "witness",
+                (_, Some(thermidor_model::spec::Heats::Room)) => "room",
+                (_, Some(thermidor_model::spec::Heats::Water { .. })) => "water",
+                (_, None) => "not declared",
+            };
+            let state_word = match (&member.off, leader, report) {
+                (Some(off), ..) => {
+                    if off.power_off {
+                        "powered off"
+                    } else {
+                        "off"
+                    }
+                }
+                (None, Some(_), None) if member.role == Role::Radiator => "silent",
+                _ => "on",
+            };
+            RadiatorLine {
+                name: member.name.to_string(),
+                heats: heats.into(),
+                state: state_word.into(),
+                votes: leader.is_some_and(|l| l.voters.contains(node)),
+                temperature_c: report.and_then(|r| r.temperature_c),
+                target_c: report.and_then(|r| r.target_c),
+                demand_w: report.and_then(|r| r.demand_w),
+                power_w: report.map(|r| r.power_w),
+                silent_ms: leader.and_then(|l| l.silent_ms.get(node).copied()),
+                troubles: report.map(|r| r.troubles.clone()).unwrap_or_default(),
+            }
+        })
+        .collect();
+    let expected =
+        spec.into_iter().flat_map(|s| s.radiators.keys()).filter(|name| state.node(name).is_none());
+    lines.extend(expected.map(|name| RadiatorLine {
+        name: name.to_string(),
+        heats: "room".into(),
+        state: "expected".into(),
+        votes: false,
+        temperature_c: None,
+        target_c: None,
+        demand_w: None,
+        power_w: None,
+        silent_ms: None,
+        troubles: vec![],
+    }));
+    lines
+}
+
+fn service_line(
+    state: &State,
+    leader: Option<&LeaderView>,
+    name: &ServiceName,
+    service: &Service,
+) -> ServiceLine {
+    let instance = service.active.and_then(|n| leader?.reports.get(&n)?.instances.get(name));
+    let state_word = match (service.active, service.phase, instance) {
+        (None, ..) => "down",
+        (_, Phase::Stop { .. }, _) => "stops",
+        (_, _, Some(Instance { running: true, epoch, healthy, .. })) if *epoch == service.epoch => {
+            match healthy {
+                Some(false) => "sick",
+                _ => "runs",
+            }
+        }
+        _ => "starts",
+    };
+    let ready = leader.into_iter().flat_map(|l| &l.reports);
+    let ready = ready.filter(|(_, r)| r.images.get(name) == Some(&Readiness::Ready));
+    let reason = leader.and_then(|l| l.reasons.get(name));
+    ServiceLine {
+        name: name.to_string(),
+        active: service.active.map(|n| state.name_of(n)),
+        state: state_word.into(),
+        epoch: service.epoch,
+        since_ms: service.since_ms,
+        ready: ready.map(|(n, _)| state.name_of(*n)).collect(),
+        reason: reason.map(|r| r.sentence.clone()).unwrap_or_default(),
+    }
+}
+
+fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &Volume) -> VolumeLine {
+    let replicas = volume.replicas.keys().map(|node| {
+        let report = leader.and_then(|l| l.reports.get(node)).and_then(|r| r.replicas.get(name));
+        ReplicaLine {
+            radiator: state.name_of(*node),
+            in_sync: volume.in_sync.contains(node),
+            state: match report.map(|r| &r.state) {
+                None => "not heard".into(),
+                Some(ReplicaState::Active) => "active".into(),
+                Some(ReplicaState::Following) => "following".into(),
+                Some(ReplicaState::CatchingUp) => "catching up".into(),
+                Some(ReplicaState::Waiting) => "waiting".into(),
+                Some(ReplicaState::Failed(why)) => format!("failed: {why}"),
+            },
+            behind_bytes: report.map_or(0, |r| r.behind_bytes),
+            used_bytes: report.map_or(0, |r| r.used_bytes),
+        }
+    });
+    let in_sync = volume.in_sync.len() as u32;
+    let state_word = match in_sync {
+        0 => "new",
+        n if n < volume.durability => "degraded",
+        n if n < volume.replicas_wanted => "behind",
+        _ => "whole",
+    };
+    VolumeLine {
+        name: name.into(),
+        service: volume.service.to_string(),
+        state: state_word.into(),
+        epoch: volume.epoch,
+        size_bytes: volume.size_bytes,
+        durability: volume.durability,
+        active: volume.active.map(|n| state.name_of(n)),
+        replicas: replicas.collect(),
+    }
+}

@@ -1,0 +1,266 @@
+//! Reading commands: tables for people, JSON for programs.
+
+use super::Format;
+use crate::api::view::{EventLine, Explanation, Home, RadiatorLine, ServiceLine, VolumeLine};
+use crate::api::{Refused, Reply, Request, client};
+use crate::paths::Paths;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use std::io::Write;
+use thermidor_model::ServiceName;
+
+pub fn print_json<T: Serialize>(value: &T) -> Result<(), Refused> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Refused::because(e.to_string()))?;
+    print_line(&text);
+    Ok(())
+}
+
+/// Prints a line; a reader that has gone away (`| head`) is no error.
+fn print_line(text: &str) {
+    let _gone_reader = writeln!(std::io::stdout(), "{text}");
+}
+
+fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|l| l.trim_end().to_string()).collect::<Vec<_>>().join("\n")
+}
+
+fn celsius(c: Option<f64>) -> String {
+    c.map_or("-".into(), |c| format!("{c:.1} °C"))
+}
+
+fn watts(w: Option<f64>) -> String {
+    w.map_or("-".into(), |w| format!("{w:.0} W"))
+}
+
+/// Bytes as people read them.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+fn local_time(at_ms: u64) -> String {
+    match jiff::Timestamp::from_millisecond(at_ms as i64) {
+        Ok(at) => at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => at_ms.to_string(),
+    }
+}
+
+fn home(paths: &Paths) -> Result<Home, Refused> {
+    client::ask_for(paths, &Request::Status)
+}
+
+pub fn status(paths: &Paths, format: Format) -> Result<(), Refused> {
+    let home = home(paths)?;
+    if format == Format::Json {
+        return print_json(&home);
+    }
+    print_line(&status_text(&home));
+    match home.quorum {
+        true => Ok(()),
+        false => {
+            Err(Refused::no_quorum("the home has no quorum: more than half of the voters must be reachable"))
+        }
+    }
+}
+
+/// `thermidor status` as text.
+pub fn status_text(home: &Home) -> String {
+    let mut head = format!("{} (generation {})", home.home, home.generation);
+    if let Some(leader) = &home.leader {
+        head.push_str(&format!(", led by {leader}"));
+    }
+    if let Some(address) = &home.address {
+        let holder = address.holder.as_deref().unwrap_or("nobody");
+        head.push_str(&format!(", {} held by {holder}", address.address));
+    }
+    let mut parts = vec![head, radiator_table(&home.radiators)];
+    if !home.services.is_empty() {
+        parts.push(service_table(&home.services));
+    }
+    if !home.volumes.is_empty() {
+        parts.push(volume_table(&home.volumes));
+    }
+    let troubles =
+        home.radiators.iter().flat_map(|r| r.troubles.iter().map(move |t| format!("! {}: {t}", r.name)));
+    let words: Vec<String> = home.warnings.iter().map(|w| format!("! {w}")).chain(troubles).collect();
+    if !words.is_empty() {
+        parts.push(words.join("\n"));
+    }
+    parts.join("\n\n")
+}
+
+fn radiator_table(lines: &[RadiatorLine]) -> String {
+    let row = |r: &RadiatorLine| {
+        let votes = if r.votes { "votes" } else { "-" };
+        [
+            r.name.clone(),
+            r.heats.clone(),
+            r.state.clone(),
+            votes.into(),
+            celsius(r.temperature_c),
+            celsius(r.target_c),
+            watts(r.demand_w),
+            watts(r.power_w),
+        ]
+    };
+    table(["RADIATOR", "HEATS", "STATE", "VOTE", "IS", "WANTED", "DEMAND", "POWER"], lines.iter().map(row))
+}
+
+fn service_table(lines: &[ServiceLine]) -> String {
+    let row = |s: &ServiceLine| {
+        let active = s.active.clone().unwrap_or("-".into());
+        let ready = if s.ready.is_empty() { "-".into() } else { s.ready.join(" ") };
+        [s.name.clone(), active, s.state.clone(), s.epoch.to_string(), ready, s.reason.clone()]
+    };
+    table(["SERVICE", "ACTIVE", "STATE", "EPOCH", "READY ON", "WHY"], lines.iter().map(row))
+}
+
+fn volume_table(lines: &[VolumeLine]) -> String {
+    let row = |v: &VolumeLine| {
+        let replicas = v.replicas.iter().map(|r| {
+            let mark = if r.in_sync { "" } else { "(" };
+            let behind =
+                if r.behind_bytes > 0 { format!(" {}", bytes(r.behind_bytes)) } else { String::new() };
+            let end = if r.in_sync { "" } else { ")" };
+            format!("{mark}{} {}{behind}{end}", r.radiator, r.state)
+        });
+        let replicas = replicas.collect::<Vec<_>>().join(", ");
+        [
+            v.name.clone(),
+            v.service.clone(),
+            v.state.clone(),
+            bytes(v.size_bytes),
+            v.epoch.to_string(),
+            replicas,
+        ]
+    };
+    table(["VOLUME", "SERVICE", "STATE", "SIZE", "EPOCH", "REPLICAS (not in sync)"], lines.iter().map(row))
+}
+
+fn pick<T>(
+    lines: Vec<T>,
+    name: Option<&str>,
+    of: impl Fn(&T) -> &str,
+    kind: &str,
+) -> Result<Vec<T>, Refused> {
+    let Some(name) = name else { return Ok(lines) };
+    let found: Vec<T> = lines.into_iter().filter(|l| of(l) == name).collect();
+    if found.is_empty() {
+        return Err(Refused::because(format!("there is no {kind} {name}: `thermidor {kind} ls` lists them")));
+    }
+    Ok(found)
+}
+
+pub fn radiators(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
+    let lines = pick(home(paths)?.radiators, name, |r| &r.name, "radiator")?;
+    match format {
+        Format::Json => print_json(&lines),
+        Format::Table => {
+            print_line(&radiator_table(&lines));
+            Ok(())
+        }
+    }
+}
+
+pub fn services(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
+    let lines = pick(home(paths)?.services, name, |s| &s.name, "service")?;
+    match format {
+        Format::Json => print_json(&lines),
+        Format::Table => {
+            print_line(&service_table(&lines));
+            Ok(())
+        }
+    }
+}
+
+pub fn volumes(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
+    let lines = pick(home(paths)?.volumes, name, |v| &v.name, "volume")?;
+    match format {
+        Format::Json => print_json(&lines),
+        Format::Table => {
+            print_line(&volume_table(&lines));
+            Ok(())
+        }
+    }
+}
+
+pub fn secrets(paths: &Paths, format: Format) -> Result<(), Refused> {
+    let names: Vec<String> = client::ask_for(paths, &Request::Secrets)?;
+    match format {
+        Format::Json => print_json(&names),
+        Format::Table => {
+            print_line(&table(["SECRET"], names.into_iter().map(|n| [n])));
+            Ok(())
+        }
+    }
+}
+
+pub fn explain(paths: &Paths, service: ServiceName, format: Format) -> Result<(), Refused> {
+    let explained: Explanation = client::ask_for(paths, &Request::Explain { service })?;
+    if format == Format::Json {
+        return print_json(&explained);
+    }
+    print_line(&explained.reason.sentence);
+    let rows = explained.reason.ranks.iter().enumerate().map(|(i, r)| {
+        let place = if r.rank.is_some() { (i + 1).to_string() } else { "-".into() };
+        [place, r.name.to_string(), r.words.clone()]
+    });
+    print_line(&table(["RANK", "RADIATOR", "BECAUSE"], rows));
+    Ok(())
+}
+
+pub fn logs(paths: &Paths, service: ServiceName, follow: bool, tail: u32) -> Result<(), Refused> {
+    client::follow(paths, &Request::Logs { service, follow, tail }, None, |reply| {
+        if let Reply::Line(line) = reply {
+            print_line(&line);
+        }
+        true
+    })
+}
+
+pub fn events(paths: &Paths, follow: bool, format: Format) -> Result<(), Refused> {
+    client::follow(paths, &Request::Events { follow }, None, |reply| {
+        let Reply::Line(line) = reply else { return true };
+        match (format, serde_json::from_str::<EventLine>(&line)) {
+            (Format::Table, Ok(event)) => print_line(&format!("{}  {}", local_time(event.at_ms), event.text)),
+            _ => print_line(&line),
+        }
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(bytes(12), "12 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(50 << 30), "50.0 GiB");
+    }
+
+    #[test]
+    fn a_status_without_quorum_says_so_first() {
+        let state = thermidor_model::testing::serving_home(3, 1);
+        let text = status_text(&Home::of(&state, None));
+        assert!(text.contains("no quorum"), "{text}");
+        assert!(text.contains("salon") && text.contains("mail") && text.contains("box"), "{text}");
+        let named = pick(Home::of(&state, None).volumes, Some("nope"), |v| &v.name, "volume");
+        assert!(named.unwrap_err().text.contains("thermidor volume ls"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The daemon's end of the guard's socket: tells it that the daemon lives and what to kill,
+//! gives leases back, and learns what it fenced.
+
+use super::found::Shared;
+use crate::guard::{Call, GuardClient, Reply, StatusReply};
+use anyhow::{Context as _, bail};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thermidor_model::ServiceName;
+use tokio::sync::Mutex;
+use tracing::warn;
+
+/// How often the daemon says that it lives, and asks how things stand.
+const HELLO_EVERY: Duration = Duration::from_millis(250);
+
+/// The guard, as the daemon speaks to it. Cheap to clone.
+#[derive(Clone)]
+pub struct Guard {
+    run_dir: PathBuf,
+    line: Arc<Mutex<Option<GuardClient>>>,
+    expected: Arc<Mutex<BTreeMap<ServiceName, Call>>>,
+    address: Arc<Mutex<Option<Call>>>,
+}
+
+impl Guard {
+    /// Connects when it is first spoken to.
+    pub fn new(run_dir: PathBuf) -> Self {
+        Self { run_dir, line: Arc::default(), expected: Arc::default(), address: Arc::default() }
+    }
+
+    /// One call; after an error the next one connects anew and tells everything again.
+    async fn call(&self, call: &Call) -> anyhow::Result<Reply> {
+        let mut line = self.line.lock().await;
+        if line.is_none() {
+            let mut fresh = GuardClient::connect(&self.run_dir).await.context("the guard does not answer")?;
+            let known = self.expected.lock().await.values().cloned().collect::<Vec<_>>();
+            let address = self.address.lock().await.clone();
+            for again in known.iter().chain(&address) {
+                if let Reply::Refused { why } =
+                    fresh.call(again).await.context("the guard does not answer")?
+                {
+                    warn!(?again, "the guard no longer expects this: {why}");
+                }
+            }
+            *line = Some(fresh);
+        }
+        let Some(open) = line.as_mut() else { bail!("the guard does not answer") };
+        let replied = open.call(call).await;
+        if replied.is_err() {
+            *line = None;
+        }
+        replied.context("the guard does not answer")
+    }
+
+    async fn done(&self, call: &Call) -> anyhow::Result<()> {
+        match self.call(call).await? {
+            Reply::Refused { why } => bail!("the guard refuses: {why}"),
+            Reply::Done | Reply::Status(_) => Ok(()),
+        }
+    }
+
+    /// Says what to kill when the lease of this epoch ends; before the container starts.
+    pub async fn expect(
+        &self,
+        service: &ServiceName,
+        epoch: u64,
+        cgroup: PathBuf,
+        pid: Option<u32>,
+    ) -> anyhow::Result<()> {
+        let call = Call::Register { service: service.clone(), epoch, cgroup, pid };
+        self.done(&call).await?;
+        self.expected.lock().await.insert(service.clone(), call);
+        Ok(())
+    }
+
+    /// Gives a lease back: nothing of that epoch runs or is attached.
+    pub async fn release(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+        self.done(&Call::Release { service: service.clone(), epoch }).await?;
+        self.expected.lock().await.remove(service);
+        Ok(())
+    }
+
+    /// Says which address floats.
+    pub async fn float(&self, ip: Option<std::net::IpAddr>, prefix: u8) -> anyhow::Result<()> {
+        let call = Call::Address { ip, prefix, interface: None };
+        if self.address.lock().await.as_ref() == Some(&call) {
+            return Ok(());
+        }
+        self.done(&call).await?;
+        *self.address.lock().await = Some(call);
+        Ok(())
+    }
+
+    async fn status(&self) -> anyhow::Result<StatusReply> {
+        match self.call(&Call::Status).await? {
+            Reply::Status(status) => Ok(status),
+            other => bail!("the guard is of another version: {other:?}"),
+        }
+    }
+
+    /// Says hello and looks what was fenced, for as long as the daemon lives.
+    pub async fn run(self, shared: Shared) {
+        loop {
+            let looked = async {
+                self.done(&Call::Hello).await?;
+                self.status().await
+            };
+            match looked.await {
+                Ok(status) => note(&shared, status),
+                Err(e) => shared.lock().guard_trouble = Some(format!("{e:#}: is `thermidor guard` running?")),
+            }
+            tokio::time::sleep(HELLO_EVERY).await;
+        }
+    }
+}
+
+fn note(shared: &Shared, status: StatusReply) {
+    let fenced: BTreeMap<ServiceName, u64> = status
+        .leases
+        .iter()
+        .filter(|l| l.left_ms == 0)
+        .filter_map(|l| Some((l.name.parse().ok()?, l.epoch)))
+        .collect();
+    let mut found = shared.lock();
+    let news = found.fenced != fenced;
+    found.fenced = fenced;
+    found.guard_trouble = status.troubles.first().cloned();
+    drop(found);
+    if news {
+        shared.wake.notify_one();
+    }
+}

@@ -1,0 +1,262 @@
+//! The leader's loop: observe -> plan -> propose. Telemetry and grants stay in memory; a leader
+//! that is new knows nothing, and the planner knows that it knows nothing.
+
+use super::within;
+use crate::api::view::LeaderView;
+use futures::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thermidor_model::lease::{Beginning, Ledger, Right};
+use thermidor_model::observe::{LeaseGrant, LeaseRequest, Observed, Report};
+use thermidor_model::placement::{Action, Now, Reason, plan};
+use thermidor_model::{Command, NodeId, Outcome, Proposal, ServiceName, State};
+use thermidor_raft::{Leadership, Node};
+use thermidor_services::lease_page::boottime_ns;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+/// How often the leader looks, at least.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long one proposal may take before the leader looks again.
+const PROPOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a change of the voters may take: a newcomer catches up first.
+const VOTERS_MAX: Duration = Duration::from_secs(10);
+
+/// A report older than this is none.
+const REPORT_MAX_NS: u64 = 2_000_000_000;
+
+/// What a leader keeps in memory while it leads.
+struct Book {
+    /// The leadership it belongs to, by its beginning.
+    since_ns: u64,
+    ledger: Ledger,
+    reports: BTreeMap<NodeId, (Report, u64)>,
+    reasons: BTreeMap<ServiceName, Reason>,
+}
+
+impl Book {
+    fn of(node: &Node, since_ns: u64, beginning: Beginning) -> Self {
+        let ledger = Ledger::begin(node.state().borrow().timing, since_ns, beginning);
+        Self { since_ns, ledger, reports: BTreeMap::new(), reasons: BTreeMap::new() }
+    }
+}
+
+/// The leader's side of a daemon; idle while another leads.
+#[derive(Clone)]
+pub struct Leader {
+    node: Node,
+    book: Arc<Mutex<Book>>,
+    wake: Arc<Notify>,
+}
+
+impl Leader {
+    /// A leader's desk on this member.
+    pub fn new(node: Node) -> Self {
+        let book = Book::of(&node, 0, Beginning::Handed);
+        Self { node, book: Arc::new(Mutex::new(book)), wake: Arc::new(Notify::new()) }
+    }
+
+    /// The book of the present leadership; a new leadership begins with an empty one.
+    fn book(&self, leadership: &Leadership) -> MutexGuard<'_, Book> {
+        // A panic while it was held can only have come from a plan; the book itself is whole.
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        if book.since_ns != leadership.since_boottime_ns {
+            let beginning = if leadership.by_election { Beginning::Elected } else { Beginning::Handed };
+            *book = Book::of(&self.node, leadership.since_boottime_ns, beginning);
+        }
+        book
+    }
+
+    fn leadership(&self) -> Result<Leadership, String> {
+        let leadership = self.node.leadership().borrow().clone();
+        if leadership.is_me { Ok(leadership) } else { Err("not the leader".into()) }
+    }
+
+    /// Answers a guard: grants what the applied state says, after a quorum round begun after the request came.
+    pub async fn grant(&self, request: LeaseRequest) -> Result<LeaseGrant, String> {
+        let before = self.leadership()?;
+        let received_ns = boottime_ns();
+        let returned = !request.returned.is_empty() || request.returned_address.is_some();
+        if returned {
+            self.book(&before).ledger.take_back(&self.node.state().borrow(), &request);
+            self.wake.notify_one();
+        }
+        self.node.barrier().await.map_err(|e| e.to_string())?;
+        let leadership = self.leadership()?;
+        if leadership.since_boottime_ns != before.since_boottime_ns {
+            return Err("leadership changed meanwhile".into());
+        }
+        let state = self.node.state().borrow().clone();
+        // Counted from now, which is later than when it was received: never too short.
+        let granted_ns = boottime_ns().max(received_ns);
+        Ok(self.book(&leadership).ledger.grant(&state, &request, granted_ns, unix_ms()))
+    }
+
+    /// Takes a radiator's report.
+    pub fn report(&self, report: Report) -> Result<(), String> {
+        let leadership = self.leadership()?;
+        let mut book = self.book(&leadership);
+        let news = book.reports.get(&report.node).is_none_or(|(old, _)| differs(old, &report));
+        book.reports.insert(report.node, (report, boottime_ns()));
+        drop(book);
+        if news {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes a member out for good: its vote first, then the member.
+    pub async fn leave(&self, node: NodeId) -> Result<(), String> {
+        let leadership = self.leadership()?;
+        let mut after = self.node.state().borrow().as_ref().clone();
+        let leave = Proposal { at_ms: unix_ms(), command: Command::Leave { node } };
+        if let Outcome::Refused(refusal) = after.apply(&leave) {
+            return Err(refusal.to_string());
+        }
+        let voters = thermidor_model::membership::voters(&after, &self.observe(&leadership), &after.timing);
+        self.node.leave(node, voters, within(VOTERS_MAX)).await.map_err(|e| e.to_string())
+    }
+
+    /// What the leader knows, for people.
+    pub fn view(&self) -> Result<LeaderView, String> {
+        let leadership = self.leadership()?;
+        let observed = self.observe(&leadership);
+        let reasons = self.book(&leadership).reasons.clone();
+        let warning = thermidor_model::membership::words(&self.node.state().borrow(), &observed);
+        Ok(LeaderView {
+            warning,
+            leader: observed.leader,
+            reports: observed.reports,
+            silent_ms: observed.silent_ms,
+            voters: observed.voters,
+            reasons,
+        })
+    }
+
+    fn observe(&self, leadership: &Leadership) -> Observed {
+        let now = boottime_ns();
+        let state = self.node.state().borrow().clone();
+        let mut silent_ms = self.node.silent_ms();
+        let book = self.book(leadership);
+        for (node, (_, at)) in &book.reports {
+            let ms = now.saturating_sub(*at) / 1_000_000;
+            silent_ms.entry(*node).and_modify(|s| *s = (*s).min(ms)).or_insert(ms);
+        }
+        silent_ms.insert(self.node.id(), 0);
+        let fresh = book.reports.iter().filter(|(_, (_, at))| now.saturating_sub(*at) < REPORT_MAX_NS);
+        Observed {
+            leader: self.node.id(),
+            reports: fresh.map(|(n, (r, _))| (*n, r.clone())).collect(),
+            silent_ms,
+            leases: state
+                .services
+                .keys()
+                .map(|s| (s.clone(), book.ledger.lease_of(&state, s, now)))
+                .collect(),
+            address_lease: book.ledger.lease_of_address(&state, now),
+            voters: leadership.voters.clone(),
+            leading_ms: now.saturating_sub(leadership.since_boottime_ns) / 1_000_000,
+        }
+    }
+
+    /// Looks, plans and proposes, for as long as the daemon lives.
+    pub async fn run(self) {
+        let mut state = self.node.state();
+        let mut leadership = self.node.leadership();
+        loop {
+            tokio::select! {
+                _ = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = self.wake.notified() => {}
+                changed = state.changed() => if changed.is_err() { return },
+                changed = leadership.changed() => if changed.is_err() { return },
+            }
+            if let Ok(leading) = self.leadership() {
+                self.look(&leading).await;
+            }
+        }
+    }
+
+    async fn look(&self, leadership: &Leadership) {
+        let state: Arc<State> = self.node.state().borrow().clone();
+        let observed = self.observe(leadership);
+        let plan = plan(&state, &observed, now());
+        {
+            let mut book = self.book(leadership);
+            for (service, reason) in &plan.reasons {
+                if book.reasons.get(service).is_none_or(|old| old.sentence != reason.sentence) {
+                    info!(%service, "{}", reason.sentence);
+                }
+            }
+            book.reasons = plan.reasons;
+        }
+        join_all(plan.actions.into_iter().map(|action| self.execute(leadership, action))).await;
+    }
+
+    /// Keeps an epoch from being granted while a command is under way that rests on its lease having ended.
+    fn bar(&self, leadership: &Leadership, action: &Action) -> Option<(Right, bool)> {
+        let state = self.node.state().borrow().clone();
+        let (right, epoch) = match action {
+            Action::Propose(Command::Activate { service, epoch_was, .. }) => {
+                state.services.get(service)?.active?;
+                (Right::Service(service.clone()), *epoch_was)
+            }
+            Action::Propose(Command::HoldAddress { epoch_was, .. }) => (Right::Address, *epoch_was),
+            _ => return None,
+        };
+        let ended = self.book(leadership).ledger.bar(right.clone(), epoch, boottime_ns());
+        Some((right, ended))
+    }
+
+    async fn execute(&self, leadership: &Leadership, action: Action) {
+        let barred = self.bar(leadership, &action);
+        if let Some((right, false)) = &barred {
+            info!("{right} may be held after all: looking again");
+            return;
+        }
+        let failed = match &action {
+            Action::Propose(command) => match self.node.propose(command.clone(), within(PROPOSE_MAX)).await {
+                Ok(Outcome::Refused(refusal)) => {
+                    if let Some((right, _)) = &barred {
+                        self.book(leadership).ledger.unbar(right);
+                    }
+                    Some(refusal.to_string())
+                }
+                Ok(_) => None,
+                Err(e) => Some(e.to_string()),
+            },
+            Action::SetVoters(voters) => {
+                self.node.set_voters(voters.clone(), within(VOTERS_MAX)).await.err().map(|e| e.to_string())
+            }
+            Action::TransferLeader(to) => {
+                self.node.transfer_leader(*to, within(PROPOSE_MAX)).await.err().map(|e| e.to_string())
+            }
+        };
+        if let Some(why) = failed {
+            // The next look computes it anew from what is true then.
+            warn!(?action, "not done: {why}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Whether a report says something that the planner should look at now rather than soon.
+fn differs(old: &Report, new: &Report) -> bool {
+    let replicas =
+        |r: &Report| r.replicas.iter().map(|(n, v)| (n.clone(), v.state.clone())).collect::<Vec<_>>();
+    old.images != new.images || old.instances != new.instances || replicas(old) != replicas(new)
+}
+
+/// The wall clock, Unix ms.
+pub fn unix_ms() -> u64 {
+    jiff::Timestamp::now().as_millisecond().max(0) as u64
+}
+
+/// The wall clock as the planner wants it.
+pub fn now() -> Now {
+    let zoned = jiff::Zoned::now();
+    let minute_of_day = zoned.hour() as u16 * 60 + zoned.minute() as u16;
+    Now { unix_ms: zoned.timestamp().as_millisecond().max(0) as u64, minute_of_day }
+}

@@ -1,0 +1,267 @@
+//! The daemon: decides, reconciles, stores. This file is its story; each chapter is a module.
+
+mod climate;
+mod containers;
+mod found;
+mod guard_link;
+mod leader;
+mod notifier;
+mod orders;
+mod radiator;
+mod report;
+mod routes;
+mod serve;
+mod volumes;
+mod worker;
+
+use crate::paths::Paths;
+use anyhow::Context as _;
+use bytes::Bytes;
+use containers::Workshop;
+use found::Shared;
+use futures::FutureExt;
+use guard_link::Guard;
+use leader::Leader;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use thermidor_model::observe::Report;
+use thermidor_model::state::Role;
+use thermidor_raft::{HomeKey, Identity, Node, StartOptions};
+use thermidor_services::docker::{Engine, EngineConfig};
+use thermidor_services::lease_page::LeasePage;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use volumes::Volumes;
+
+/// How a daemon runs.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Its folders.
+    pub paths: Paths,
+    /// The home's listener.
+    pub listen: SocketAddr,
+    /// The container engine's socket.
+    pub engine_socket: PathBuf,
+}
+
+/// Everything that the daemon's tasks share.
+#[derive(Clone)]
+pub struct Context {
+    /// This member of the home.
+    pub node: Node,
+    /// The leader's desk.
+    pub leader: Leader,
+    /// The container engine.
+    pub engine: Engine,
+    /// The volume processes.
+    pub volumes: Volumes,
+    /// The guard.
+    pub guard: Guard,
+    /// The guard's lease page.
+    pub page: Arc<Page>,
+    /// What is found here.
+    pub shared: Shared,
+    /// Folders.
+    pub paths: Paths,
+    /// Seals and opens secrets; a witness has none.
+    pub keys: Arc<Keys>,
+    /// What each container is to be.
+    pub workshop: Arc<Workshop>,
+}
+
+/// The home key, where this member holds it.
+pub struct Keys(Option<HomeKey>);
+
+/// Runs until it is told to end. Services go on without it.
+pub async fn run(options: RunOptions) -> anyhow::Result<()> {
+    options.paths.create().with_context(|| options.paths.data.display().to_string())?;
+    let identity = Identity::load(&options.paths.data)?;
+    let desk: Arc<OnceLock<Leader>> = Arc::default();
+    let node = Node::start(StartOptions {
+        data: options.paths.data.clone(),
+        listen: options.listen,
+        advertise: Some(options.listen),
+        handlers: handlers(desk.clone()),
+        snapshot_every: None,
+    })
+    .await?;
+    let leader = desk.get_or_init(|| Leader::new(node.clone())).clone();
+    info!(node = node.id(), address = %node.address(), "this radiator is up");
+
+    let context = context(&options, &identity, node.clone(), leader.clone())?;
+    let listener = serve::listen(&context).context("the command socket")?;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(leader.run());
+    tasks.spawn(serve::run(context.clone(), listener));
+    tasks.spawn(notifier::run(context.clone()));
+    if identity.own.role == Role::Radiator {
+        tasks.spawn(context.guard.clone().run(context.shared.clone()));
+        tasks.spawn(context.volumes.clone().run());
+        tasks.spawn(containers::run(context.clone()));
+        tasks.spawn(routes::run(context.clone()));
+        tasks.spawn(radiator::run(context.clone()));
+        tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
+    }
+    let ended = tokio::select! {
+        _ = told_to_end() => Ok(()),
+        why = must_end(&node) => Err(anyhow::anyhow!(why)),
+        Some(task) = tasks.join_next() => Err(anyhow::anyhow!("a task of the daemon ended: {task:?}")),
+    };
+    tasks.shutdown().await;
+    node.shutdown().await;
+    ended
+}
+
+fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader) -> anyhow::Result<Context> {
+    let paths = options.paths.clone();
+    let shared = Shared::default();
+    let mut engine = EngineConfig::new(identity.own.home.to_string(), &paths.data);
+    engine.socket = options.engine_socket.clone();
+    Ok(Context {
+        volumes: Volumes::new(node.id(), paths.clone(), shared.clone(), node.state()),
+        engine: Engine::new(engine)?,
+        guard: Guard::new(paths.run.clone()),
+        page: Arc::new(Page::new(paths.lease_page())),
+        keys: Arc::new(Keys(identity.home_key.clone())),
+        workshop: Arc::default(),
+        node,
+        leader,
+        shared,
+        paths,
+    })
+}
+
+/// What this member answers the others, beside consensus.
+fn handlers(desk: Arc<OnceLock<Leader>>) -> BTreeMap<&'static str, thermidor_raft::Handler> {
+    let early = || "this member has just started".to_string();
+    let mut handlers: BTreeMap<&'static str, thermidor_raft::Handler> = BTreeMap::new();
+    let at = desk.clone();
+    let lease = move |from, body: Bytes| {
+        let desk = at.get().cloned();
+        async move {
+            let request: thermidor_model::observe::LeaseRequest =
+                serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+            if request.node != from {
+                return Err(format!("member {from} asks for member {}", request.node));
+            }
+            let grant = desk.ok_or_else(early)?.grant(request).await?;
+            serde_json::to_vec(&grant).map(Bytes::from).map_err(|e| e.to_string())
+        }
+        .boxed()
+    };
+    handlers.insert("lease", Arc::new(lease));
+    let at = desk.clone();
+    let report = move |from, body: Bytes| {
+        let desk = at.get().cloned();
+        async move {
+            let report: Report = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+            if report.node != from {
+                return Err(format!("member {from} reports for member {}", report.node));
+            }
+            desk.ok_or_else(early)?.report(report)?;
+            Ok(Bytes::new())
+        }
+        .boxed()
+    };
+    handlers.insert("report", Arc::new(report));
+    let at = desk.clone();
+    let leave = move |_, body: Bytes| {
+        let desk = at.get().cloned();
+        async move {
+            let node = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+            desk.ok_or_else(early)?.leave(node).await.map(|()| Bytes::new())
+        }
+        .boxed()
+    };
+    handlers.insert("leave", Arc::new(leave));
+    let view = move |_, _| {
+        let desk = desk.get().cloned();
+        async move {
+            let view = desk.ok_or_else(early)?.view()?;
+            serde_json::to_vec(&view).map(Bytes::from).map_err(|e| e.to_string())
+        }
+        .boxed()
+    };
+    handlers.insert("view", Arc::new(view));
+    handlers
+}
+
+/// SIGTERM or Ctrl-C.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    info!("told to end; the services go on");
+}
+
+/// Waits until this member may go on no longer: its consensus failed, it was taken out of the home, or
+/// the home has moved to a higher generation.
+async fn must_end(node: &Node) -> String {
+    let mut leadership = node.leadership();
+    let mut standing = node.standing();
+    loop {
+        if let Some(why) = leadership.borrow_and_update().failed.clone() {
+            return format!("consensus ended here: {why}");
+        }
+        let now = *standing.borrow_and_update();
+        if now.expelled || now.heard_generation > now.generation {
+            warn!(?now, "this member belongs to its home no more");
+            return "this member left the home, or the home was rescued without it: `thermidor join` again, with a new --data".into();
+        }
+        tokio::select! {
+            _ = leadership.changed() => {}
+            _ = standing.changed() => {}
+        }
+    }
+}
+
+/// A moment from now.
+pub fn within(span: Duration) -> Instant {
+    Instant::now() + span
+}
+
+/// The guard's lease page; a guard that is not there yet holds nothing.
+pub struct Page {
+    path: PathBuf,
+    open: OnceLock<LeasePage>,
+}
+
+impl Page {
+    fn new(path: PathBuf) -> Self {
+        Self { path, open: OnceLock::new() }
+    }
+
+    /// What is held under a name.
+    pub fn held(&self, name: &str, now_ns: u64) -> Option<thermidor_services::lease_page::Held> {
+        let page = match self.open.get() {
+            Some(page) => page,
+            None => {
+                let page = LeasePage::open(&self.path).ok()?;
+                self.open.get_or_init(|| page)
+            }
+        };
+        page.held(name, now_ns)
+    }
+}
+
+impl Keys {
+    /// Seals a secret.
+    pub fn seal(&self, name: &str, value: &[u8]) -> anyhow::Result<thermidor_model::state::Sealed> {
+        let key =
+            self.0.as_ref().context("this member is a witness and holds no home key: ask a radiator")?;
+        Ok(key.seal(name, value)?)
+    }
+
+    /// Opens a secret.
+    pub fn open(&self, name: &str, sealed: &thermidor_model::state::Sealed) -> anyhow::Result<String> {
+        let key = self.0.as_ref().context("this member is a witness and holds no home key")?;
+        let value = key.open(name, sealed)?;
+        String::from_utf8(value.to_vec()).context("the secret is no text")
+    }
+}

@@ -1,0 +1,128 @@
+//! The Unix socket on which the CLI asks: one request a connection, bounded in size and number.
+
+use super::Context;
+use crate::api::view::EventLine;
+use crate::api::{LINE_MAX, Refused, Reply, Request};
+use futures::{SinkExt, StreamExt};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use thermidor_model::ServiceName;
+use thermidor_model::state::Weight;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::codec::{Framed, LinesCodec};
+use tracing::{debug, warn};
+
+/// How many commands may ask at once.
+const CLIENTS_MAX: usize = 64;
+
+type Line = Framed<UnixStream, LinesCodec>;
+
+/// Opens the socket, for root only.
+pub fn listen(context: &Context) -> std::io::Result<UnixListener> {
+    let path = context.paths.api_socket();
+    if path.exists() {
+        std::fs::remove_file(&path)?;
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers until the daemon ends.
+pub async fn run(context: Context, listener: UnixListener) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let context = context.clone();
+                tokio::spawn(async move {
+                    if let Err(e) = converse(context, stream).await {
+                        debug!("a command hung up: {e}");
+                    }
+                    drop(place);
+                });
+            }
+            Err(e) => {
+                warn!("the command socket: {e}");
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
+    let mut line = Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX));
+    let Some(text) = line.next().await else { return Ok(()) };
+    let request = match text.map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_str(&t)?)) {
+        Ok(request) => request,
+        Err(e) => {
+            return say(&mut line, Reply::Refused(Refused::because(format!("not understood: {e}")))).await;
+        }
+    };
+    match request {
+        Request::Logs { service, follow, tail } => logs(&context, &mut line, service, follow, tail).await,
+        Request::Events { follow } => events(&context, &mut line, follow).await,
+        request => {
+            let reply = context.answer(request).await.map_or_else(Reply::Refused, Reply::Ok);
+            say(&mut line, reply).await
+        }
+    }
+}
+
+async fn say(line: &mut Line, reply: Reply) -> anyhow::Result<()> {
+    Ok(line.send(serde_json::to_string(&reply)?).await?)
+}
+
+async fn logs(
+    context: &Context,
+    line: &mut Line,
+    service: ServiceName,
+    follow: bool,
+    tail: u32,
+) -> anyhow::Result<()> {
+    let state = context.node.state().borrow().clone();
+    let refusal = match state.services.get(&service) {
+        None => Some(format!("there is no service {service}: `thermidor service ls` lists them")),
+        Some(s) if s.active.is_some_and(|n| n != context.node.id()) => {
+            let name = s.active.map(|n| state.name_of(n)).unwrap_or_default();
+            Some(format!("{service} runs on {name}: run `thermidor logs {service}` there"))
+        }
+        Some(_) => None,
+    };
+    if let Some(text) = refusal {
+        return say(line, Reply::Refused(Refused::because(text))).await;
+    }
+    let mut lines = match context.engine.logs(&service, follow, Some(tail as usize)).await {
+        Ok(lines) => Box::pin(lines),
+        Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
+    };
+    while let Some(text) = lines.next().await {
+        match text {
+            Ok(said) => say(line, Reply::Line(said.text)).await?,
+            Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
+        }
+    }
+    Ok(())
+}
+
+async fn events(context: &Context, line: &mut Line, follow: bool) -> anyhow::Result<()> {
+    let mut state = context.node.state();
+    let mut seen = 0;
+    loop {
+        let fresh: Vec<_> = {
+            let state = state.borrow_and_update();
+            state.events.iter().filter(|e| e.number > seen).cloned().collect()
+        };
+        for event in fresh {
+            seen = event.number;
+            let mailed = event.weight == Weight::Mail;
+            let event = EventLine { number: event.number, at_ms: event.at_ms, mailed, text: event.text };
+            say(line, Reply::Line(serde_json::to_string(&event)?)).await?;
+        }
+        if !follow || state.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}

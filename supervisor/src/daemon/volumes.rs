@@ -1,0 +1,244 @@
+//! The volume processes of this radiator: started apart, so that they outlive the daemon, given
+//! the applied record whenever it changes, and looked at a few times a second.
+
+use super::found::Shared;
+use crate::paths::Paths;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::reconcile::Device;
+use thermidor_model::state::State;
+use thermidor_model::{NodeId, VolumeName};
+use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+/// How often a process is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+/// How long a process that was started may take to answer before it is started again.
+const START_MAX: Duration = Duration::from_secs(3);
+
+/// The volume processes of this radiator. Cheap to clone.
+#[derive(Clone)]
+pub struct Volumes {
+    node: NodeId,
+    paths: Paths,
+    shared: Shared,
+    state: watch::Receiver<Arc<State>>,
+}
+
+impl Volumes {
+    /// Starts nothing yet.
+    pub fn new(node: NodeId, paths: Paths, shared: Shared, state: watch::Receiver<Arc<State>>) -> Self {
+        Self { node, paths, shared, state }
+    }
+
+    fn control(&self, volume: &VolumeName) -> VolumeControl {
+        VolumeControl::new(&self.paths.run, volume.clone())
+    }
+
+    /// Attaches the device in the volume's epoch; `service_epoch` is the lease's.
+    pub async fn attach(
+        &self,
+        volume: &VolumeName,
+        epoch: u64,
+        service_epoch: u64,
+    ) -> Result<(), ControlError> {
+        self.configure(volume).await?;
+        let attached = self.control(volume).attach(epoch, service_epoch).await.map(drop);
+        self.look(volume).await;
+        attached
+    }
+
+    /// Detaches the device: cleanly, or by force where nothing may be flushed any more.
+    pub async fn detach(&self, volume: &VolumeName, force: bool) -> Result<(), ControlError> {
+        let detached = self.control(volume).detach(force).await;
+        self.look(volume).await;
+        detached
+    }
+
+    /// Gives the process the record as applied here.
+    async fn configure(&self, volume: &VolumeName) -> Result<(), ControlError> {
+        let configuration = configuration(&self.state.borrow(), self.node, volume);
+        match configuration {
+            Some(configuration) => self.control(volume).configure(configuration).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the process what it does, and keeps the answer.
+    async fn look(&self, volume: &VolumeName) -> bool {
+        let status = self.control(volume).status().await;
+        let answers = status.is_ok();
+        let (device, report) = match status {
+            Ok(status) => (device_of(&status), status.report()),
+            Err(e) => (Device::Absent, absent(&e)),
+        };
+        let mut found = self.shared.lock();
+        let before = found.devices.insert(volume.clone(), device);
+        let told = found.replicas.insert(volume.clone(), report.clone());
+        drop(found);
+        if before != Some(device) || told.is_none_or(|t| t.state != report.state) {
+            self.shared.wake.notify_one();
+        }
+        answers
+    }
+
+    /// Keeps one task for each volume that has a replica here, for as long as the daemon lives.
+    pub async fn run(mut self) {
+        let mut keepers: BTreeMap<VolumeName, JoinHandle<()>> = BTreeMap::new();
+        loop {
+            let wanted = self.here();
+            let gone: Vec<_> = keepers.keys().filter(|v| !wanted.contains(*v)).cloned().collect();
+            for volume in gone {
+                if let Some(keeper) = keepers.remove(&volume) {
+                    keeper.abort();
+                }
+                self.end(&volume).await;
+            }
+            for volume in wanted {
+                let this = self.clone();
+                keepers.entry(volume.clone()).or_insert_with(|| tokio::spawn(this.keep(volume)));
+            }
+            if self.state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn here(&self) -> BTreeSet<VolumeName> {
+        let state = self.state.borrow();
+        state
+            .volumes
+            .iter()
+            .filter(|(_, v)| v.replicas.contains_key(&self.node))
+            .map(|(n, _)| n.clone())
+            .collect()
+    }
+
+    /// A replica that is no longer wanted here: its process ends, its image stays until someone removes it.
+    async fn end(&self, volume: &VolumeName) {
+        match self.control(volume).quit().await {
+            Ok(()) | Err(ControlError::Absent { .. }) => info!(%volume, "is kept here no more"),
+            Err(e) => warn!(%volume, "its process did not end: {e}"),
+        }
+        let mut found = self.shared.lock();
+        found.devices.remove(volume);
+        found.replicas.remove(volume);
+    }
+
+    /// One volume's process: running, configured, looked at.
+    async fn keep(mut self, volume: VolumeName) {
+        let mut started: Option<Instant> = None;
+        let mut given: Option<Configuration> = None;
+        loop {
+            if self.look(&volume).await {
+                let wanted = configuration(&self.state.borrow_and_update(), self.node, &volume);
+                if given != wanted
+                    && let Some(configuration) = wanted
+                {
+                    match self.control(&volume).configure(configuration.clone()).await {
+                        Ok(()) => given = Some(configuration),
+                        Err(e) => warn!(%volume, "its record was not taken: {e}"),
+                    }
+                }
+            } else {
+                given = None;
+                if started.is_none_or(|at| at.elapsed() > START_MAX) {
+                    started = Some(Instant::now());
+                    if let Err(e) = self.start(&volume) {
+                        warn!(%volume, "its process can't be started: {e}");
+                    }
+                }
+            }
+            tokio::select! {
+                _ = tokio::time::sleep(LOOK_EVERY) => {}
+                changed = self.state.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn start(&self, volume: &VolumeName) -> std::io::Result<()> {
+        let dir = self.paths.volume(volume.as_str());
+        std::fs::create_dir_all(&dir)?;
+        info!(%volume, "its process is started");
+        let program = std::env::current_exe()?;
+        let command: Vec<OsString> = vec![
+            program.into(),
+            "--data".into(),
+            self.paths.data.clone().into(),
+            "volume-process".into(),
+            volume.as_str().into(),
+        ];
+        VolumeControl::spawn(&command, &dir.join("log"))
+    }
+}
+
+fn device_of(status: &Status) -> Device {
+    match (&status.state, &status.mounted) {
+        (ReplicaState::Active, Some(_)) if status.fenced.is_none() => Device::Attached(status.epoch),
+        (_, Some(_)) => Device::Broken(status.epoch),
+        (ReplicaState::Active, None) => Device::Broken(status.epoch),
+        (_, None) => Device::Detached(status.epoch),
+    }
+}
+
+fn absent(error: &ControlError) -> ReplicaReport {
+    let state = match error {
+        ControlError::Absent { .. } => ReplicaState::Waiting,
+        error => ReplicaState::Failed(error.to_string()),
+    };
+    ReplicaReport { epoch: 0, state, behind_bytes: 0, used_bytes: 0 }
+}
+
+/// The record as applied, and where its replicas listen.
+fn configuration(state: &State, node: NodeId, volume: &VolumeName) -> Option<Configuration> {
+    let record = state.volumes.get(volume)?;
+    let ip = |n: &NodeId| state.members.get(n).map(|m| (*n, m.address.ip()));
+    let members: BTreeMap<NodeId, IpAddr> = record.replicas.keys().filter_map(ip).collect();
+    // Whoever is in sync must have its image; a missing one is told, never made anew.
+    let create = record.epoch == 0 || !record.in_sync.contains(&node);
+    Some(Configuration { record: record.clone(), members, create })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::testing::{box_volume, serving_home};
+
+    #[test]
+    fn an_image_may_be_made_only_where_no_acknowledged_write_can_have_been() {
+        let mut state = serving_home(3, 1);
+        assert!(!configuration(&state, 2, &box_volume()).unwrap().create, "in sync: it must be there");
+        let volume = state.volumes.get_mut(&box_volume()).unwrap();
+        volume.in_sync.remove(&2);
+        assert!(configuration(&state, 2, &box_volume()).unwrap().create);
+        assert_eq!(configuration(&state, 2, &box_volume()).unwrap().members.len(), 3);
+    }
+
+    #[test]
+    fn a_device_that_was_cut_is_broken_even_while_it_is_mounted() {
+        let mut status = Status {
+            pid: 1,
+            state: ReplicaState::Active,
+            epoch: 4,
+            mounted: Some("/mnt".into()),
+            behind_bytes: 0,
+            used_bytes: 0,
+            replicas: BTreeMap::new(),
+            set_version: 1,
+            fenced: None,
+        };
+        assert_eq!(device_of(&status), Device::Attached(4));
+        status.fenced = Some("the lease ended".into());
+        assert_eq!(device_of(&status), Device::Broken(4));
+        status.mounted = None;
+        status.state = ReplicaState::Waiting;
+        assert_eq!(device_of(&status), Device::Detached(4));
+    }
+}

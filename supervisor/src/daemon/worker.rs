@@ -1,0 +1,103 @@
+//! Carries one step out. Makes no choices: what to do and in which epoch was decided before.
+
+use super::{Context, within};
+use anyhow::{Context as _, bail};
+use std::time::Duration;
+use thermidor_model::reconcile::Step;
+use thermidor_model::{Command, Outcome, ServiceName};
+use thermidor_services::docker::cgroup_of;
+use thermidor_services::volume::control::{ControlError, Refused};
+
+/// How long the home may take to agree on something.
+const PROPOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a radiator waits after it gave a lease back before it looks at it again.
+const GIVE_BACK_REST: Duration = Duration::from_millis(200);
+
+/// Does it; an error leaves the radiator as it is found the next time.
+pub async fn carry_out(context: &Context, service: &ServiceName, step: &Step) -> anyhow::Result<()> {
+    match step {
+        Step::Rest(_) => {}
+        Step::Prepare => context.prepare(service).await?,
+        Step::Attach { epoch, volumes } => {
+            for (volume, volume_epoch) in volumes {
+                match context.volumes.attach(volume, *volume_epoch, *epoch).await {
+                    // Its process knows better than we do: a crash after it was attached.
+                    Err(ControlError::Refused { why: Refused::SpentEpoch { .. }, .. }) => {
+                        return give_back(context, service, *epoch).await;
+                    }
+                    attached => attached.with_context(|| format!("attaching {volume}"))?,
+                }
+            }
+        }
+        Step::Start { epoch } => start(context, service, *epoch).await?,
+        Step::Stop { epoch } => stop(context, service, *epoch).await?,
+        Step::Kill => kill(context, service).await?,
+        Step::Detach { volumes, force } => {
+            for volume in volumes {
+                let detached = context.volumes.detach(volume, *force).await;
+                detached.with_context(|| format!("detaching {volume}"))?;
+            }
+        }
+        Step::TellStopped { epoch } => {
+            context.guard.release(service, *epoch).await.context("giving the lease back")?;
+            let node = context.node.id();
+            propose(context, Command::Stopped { service: service.clone(), epoch_was: *epoch, node }).await?;
+        }
+        Step::GiveBack { epoch } => give_back(context, service, *epoch).await?,
+    }
+    context.shared.wake.notify_one();
+    Ok(())
+}
+
+async fn give_back(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+    context.guard.release(service, epoch).await.context("giving the lease back")?;
+    // The leader hears of it with the guard's next request.
+    tokio::time::sleep(GIVE_BACK_REST).await;
+    Ok(())
+}
+
+async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+    context.shared.lock().stopping.remove(service);
+    context.engine.start(service, epoch).await.context("starting")?;
+    context.refresh().await;
+    let expected = context.guard_expects(service, epoch).await;
+    if expected.is_err() {
+        // The lease ended while it was started: nobody else would end it now.
+        kill(context, service).await?;
+    }
+    expected.context("the guard does not watch it")
+}
+
+async fn stop(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+    let state = context.node.state().borrow().clone();
+    let spec = state.spec().and_then(|s| s.services.get(service));
+    let grace = Duration::from_secs(spec.map_or(10, |s| s.stop_grace_s));
+    context.shared.lock().stopping.insert(service.clone());
+    tracing::info!(%service, epoch, "stops, within {} s", grace.as_secs());
+    let stopped = context.engine.stop(service, grace).await;
+    context.refresh().await;
+    stopped.context("stopping")
+}
+
+async fn kill(context: &Context, service: &ServiceName) -> anyhow::Result<()> {
+    context.shared.lock().stopping.insert(service.clone());
+    let pid = context.shared.lock().containers.get(service).and_then(|c| c.found.pid);
+    // Through its cgroup first: the engine may hang, a process that writes must not wait for it.
+    if let Some(pid) = pid {
+        let fenced = tokio::task::spawn_blocking(move || cgroup_of(pid)?.kill()).await?;
+        if let Err(e) = fenced {
+            tracing::warn!(%service, "through its cgroup: {e}");
+        }
+    }
+    let killed = context.engine.kill(service).await;
+    context.refresh().await;
+    killed.context("killing")
+}
+
+async fn propose(context: &Context, command: Command) -> anyhow::Result<()> {
+    match context.node.propose(command, within(PROPOSE_MAX)).await? {
+        Outcome::Refused(refusal) => bail!("{refusal}"),
+        _ => Ok(()),
+    }
+}

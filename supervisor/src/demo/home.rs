@@ -1,0 +1,293 @@
+//! A home on the lab's machines as a person handles it: by the command line on its radiators,
+//! whose commands and answers are shown. The demo and the tests with real radiators share it.
+
+use crate::demo::lab::command::{LabError, until};
+use crate::demo::lab::{Lab, Radiator};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::io::Write;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+/// The port of a member's listener.
+const HOME_PORT: u16 = 7470;
+/// How long one command may take, s.
+const COMMAND_S: u64 = 60;
+
+/// What is read of `thermidor status -o json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Whether a majority answers.
+    pub quorum: bool,
+    /// Who leads.
+    pub leader: Option<String>,
+    /// The floating address.
+    pub address: Option<Address>,
+    /// Members.
+    pub radiators: Vec<Member>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// The floating address.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Address {
+    /// Who holds it.
+    pub holder: Option<String>,
+}
+
+/// A member.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// `on`, `off`, `silent`, `expected`.
+    pub state: String,
+    /// Whether it votes.
+    pub votes: bool,
+    /// °C
+    pub temperature_c: Option<f64>,
+    /// W
+    pub demand_w: Option<f64>,
+}
+
+/// A service.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Whose instance may run.
+    pub active: Option<String>,
+    /// `runs`, ...
+    pub state: String,
+    /// The planner's sentence.
+    pub reason: String,
+}
+
+/// A volume.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Volume {
+    /// Each replica.
+    pub replicas: Vec<Replica>,
+}
+
+/// A replica.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Replica {
+    /// Where.
+    pub radiator: String,
+    /// Holds every acknowledged write.
+    pub in_sync: bool,
+}
+
+impl Status {
+    /// The service of that name.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|s| s.name == name)
+    }
+
+    /// Where the service runs, once it runs.
+    pub fn runs_on(&self, name: &str) -> Option<&str> {
+        self.service(name).filter(|s| s.state == "runs").and_then(|s| s.active.as_deref())
+    }
+
+    /// Whether the radiator holds every volume's acknowledged writes.
+    pub fn in_sync(&self, radiator: &str) -> bool {
+        let holds = |v: &Volume| v.replicas.iter().any(|r| r.radiator == radiator && r.in_sync);
+        !self.volumes.is_empty() && self.volumes.iter().all(holds)
+    }
+
+    /// How many vote.
+    pub fn voters(&self) -> usize {
+        self.radiators.iter().filter(|m| m.votes).count()
+    }
+
+    /// Who holds the floating address.
+    pub fn holder(&self) -> Option<&str> {
+        self.address.as_ref().and_then(|a| a.holder.as_deref())
+    }
+
+    /// The member of that name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.radiators.iter().find(|m| m.name == name)
+    }
+
+    /// The radiator that wants the most heat.
+    pub fn neediest(&self) -> Option<&Member> {
+        let wants = |m: &&Member| m.demand_w.is_some();
+        let order = |a: &&Member, b: &&Member| {
+            a.demand_w.unwrap_or(f64::MIN).total_cmp(&b.demand_w.unwrap_or(f64::MIN))
+        };
+        self.radiators.iter().filter(wants).max_by(order)
+    }
+}
+
+/// The home, seen from one radiator that has power.
+#[derive(Debug)]
+pub struct Home {
+    /// The machines.
+    pub lab: Lab,
+    /// On which radiator commands are typed.
+    seat: String,
+}
+
+impl Home {
+    /// A home of that lab.
+    pub fn new(lab: Lab, seat: &str) -> Self {
+        Self { lab, seat: seat.to_owned() }
+    }
+
+    /// Types commands on that radiator from now on.
+    pub fn sit_at(&mut self, radiator: &str) {
+        self.seat = radiator.to_owned();
+    }
+
+    /// Types a command on a radiator, shows it and what it answers, and returns its standard
+    /// output; an exit other than 0 is an error.
+    pub fn type_on(&self, radiator: &str, args: &[&str]) -> Result<String> {
+        println!("  {radiator}# thermidor {}", args.join(" "));
+        let said = self.lab.radiator(radiator)?.thermidor(args, COMMAND_S)?;
+        let text = shown(&said);
+        text.lines().for_each(|line| println!("    {line}"));
+        if !said.status.success() {
+            bail!("`thermidor {}` on {radiator} failed: {}", args.join(" "), text.trim());
+        }
+        Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    }
+
+    /// The same, where commands are typed.
+    pub fn type_here(&self, args: &[&str]) -> Result<String> {
+        self.type_on(&self.seat, args)
+    }
+
+    /// A command whose standard input is a secret; neither is shown.
+    pub fn tell_secret(&self, name: &str, value: &str) -> Result<()> {
+        println!("  {}# thermidor secret set {name}    (its value is typed, not shown)", self.seat);
+        let radiator = self.lab.radiator(&self.seat)?;
+        let mut command = radiator.thermidor_command(&["secret", "set", name], COMMAND_S)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("start thermidor")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(value.as_bytes()).context("type the secret")?;
+        }
+        let said = child.wait_with_output().context("seal the secret")?;
+        anyhow::ensure!(said.status.success(), "the secret was not sealed: {}", shown(&said).trim());
+        Ok(())
+    }
+
+    /// Founds the home on the first of all radiators, lets the others join, and waits until
+    /// they vote.
+    pub fn form(&self) -> Result<()> {
+        let names: Vec<String> = self.lab.radiators().iter().map(|r| r.name().to_owned()).collect();
+        let [first, rest @ ..] = names.as_slice() else { bail!("a home without radiators") };
+        self.lab.engines_ready()?;
+        let listen = self.listener(first)?;
+        self.type_on(first, &["init", "maison", "--radiator", first, "--listen", &listen])?;
+        self.start_units(first, true)?;
+        self.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
+        for name in rest {
+            self.join(name, &[])?;
+            self.start_units(name, true)?;
+            self.wait(60, &format!("{name} to be on"), |s| s.member(name).is_some_and(|m| m.state == "on"))?;
+        }
+        // With exactly two radiators one votes: a home never has two voters.
+        let votes = if names.len() == 2 { 1 } else { names.len() };
+        self.wait(60, &format!("{votes} voters"), |s| s.voters() == votes)?;
+        Ok(())
+    }
+
+    /// Lets a machine join, with more arguments for `join`; its processes are not started yet.
+    pub fn join(&self, name: &str, more: &[&str]) -> Result<()> {
+        let invited = self.type_here(&["invite"])?;
+        let token = invited.lines().next().context("invite printed no token")?.trim();
+        let listen = self.listener(name)?;
+        let mut args = vec!["join", token, "--radiator", name, "--listen", &listen];
+        args.extend(more);
+        self.type_on(name, &args).map(|_| ())
+    }
+
+    /// Starts a member's processes; a witness passes no connections on.
+    pub fn start_units(&self, name: &str, passes_on: bool) -> Result<()> {
+        let radiator: &Radiator = self.lab.radiator(name)?;
+        radiator.spawn(&["guard"])?;
+        if passes_on {
+            radiator.spawn(&["ingress"])?;
+        }
+        radiator.spawn(&["run"])?;
+        Ok(())
+    }
+
+    /// Declares the home where commands are typed.
+    pub fn apply(&self, yaml: &str) -> Result<()> {
+        let path = self.lab.radiator(&self.seat)?.dir().join("home.yaml");
+        std::fs::write(&path, yaml).context("write home.yaml")?;
+        self.type_here(&["apply", &path.to_string_lossy(), "--yes"]).map(|_| ())
+    }
+
+    fn listener(&self, name: &str) -> Result<String> {
+        Ok(format!("{}:{HOME_PORT}", self.lab.radiator(name)?.address()))
+    }
+
+    /// The home's status, if it answers now.
+    pub fn status(&self) -> Result<Option<Status>, LabError> {
+        let said = self.lab.radiator(&self.seat)?.thermidor(&["status", "-o", "json"], 10)?;
+        Ok(serde_json::from_slice(&said.stdout).ok())
+    }
+
+    /// Waits until the status is as wanted; the error tells the last one.
+    pub fn wait(&self, limit_s: u64, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
+        let mut last = None;
+        let found = until(Duration::from_secs(limit_s), what, || {
+            std::thread::sleep(Duration::from_millis(100));
+            let status = self.status()?;
+            let done = status.clone().filter(|s| wanted(s));
+            last = status.or(last.take());
+            Ok(done)
+        });
+        found.with_context(|| match &last {
+            Some(status) => format!("the last status was {status:?}"),
+            None => "no status was had".into(),
+        })
+    }
+}
+
+fn shown(said: &Output) -> String {
+    let mut text = String::from_utf8_lossy(&said.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&said.stderr));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        serde_json::from_str(
+            r#"{"version":1,"home":"maison","quorum":true,"leader":"salon","address":{"address":"x","holder":"salon"},
+            "radiators":[{"name":"salon","state":"on","votes":true,"temperature_c":19.5,"demand_w":40.0},
+              {"name":"bureau","state":"on","votes":true,"temperature_c":16.0,"demand_w":300.0},
+              {"name":"grenier","state":"on","votes":true,"temperature_c":null,"demand_w":null}],
+            "services":[{"name":"mail","active":"bureau","state":"starts","reason":"r"}],
+            "volumes":[{"replicas":[{"radiator":"bureau","in_sync":true},{"radiator":"salon","in_sync":false}]}]}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_service_that_starts_does_not_run_yet() {
+        let mut status = status();
+        assert_eq!(status.runs_on("mail"), None);
+        status.services[0].state = "runs".into();
+        assert_eq!(status.runs_on("mail"), Some("bureau"));
+    }
+
+    #[test]
+    fn the_neediest_is_the_one_that_wants_most_and_only_members_in_sync_hold_all() {
+        let status = status();
+        assert_eq!(status.neediest().map(|m| m.name.as_str()), Some("bureau"));
+        assert!(status.in_sync("bureau") && !status.in_sync("salon") && !status.in_sync("grenier"));
+        assert_eq!(status.holder(), Some("salon"));
+    }
+}

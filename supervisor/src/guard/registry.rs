@@ -1,0 +1,70 @@
+//! What is to be killed for which service, kept in the run directory so that a guard that was
+//! killed itself knows it again at once, before any daemon has told it.
+
+use super::REGISTRY_FILE;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use thermidor_model::ServiceName;
+use thermidor_services::address::Floating;
+
+/// A service's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The epoch it was started in.
+    pub epoch: u64,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Its first process.
+    pub pid: Option<u32>,
+}
+
+/// Everything registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    /// By service.
+    pub services: BTreeMap<ServiceName, Registered>,
+    /// The home's floating address.
+    pub address: Option<Floating>,
+}
+
+impl Registry {
+    /// As an earlier guard left it; empty where there is none, or where it cannot be read.
+    pub fn load(run_dir: &Path) -> Self {
+        let path = run_dir.join(REGISTRY_FILE);
+        let read = std::fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+        read.unwrap_or_else(|e: io::Error| {
+            if e.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), error = %e, "what an earlier guard knew is lost; waiting for the daemon");
+            }
+            Self::default()
+        })
+    }
+
+    /// Keeps it for the next guard.
+    pub fn save(&self, run_dir: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(run_dir)?;
+        serde_json::to_writer(&mut file, self)?;
+        file.flush()?;
+        file.persist(run_dir.join(REGISTRY_FILE)).map(drop).map_err(|e| e.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_guard_knows_what_was_registered_and_survives_a_broken_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Registry::load(dir.path()), Registry::default());
+        let mut registry = Registry::default();
+        let container = Registered { epoch: 3, cgroup: "/sys/fs/cgroup/pids/docker/x".into(), pid: Some(7) };
+        registry.services.insert("mail".parse().unwrap(), container);
+        registry.save(dir.path()).unwrap();
+        assert_eq!(Registry::load(dir.path()), registry);
+        std::fs::write(dir.path().join(REGISTRY_FILE), "{").unwrap();
+        assert_eq!(Registry::load(dir.path()), Registry::default());
+    }
+}

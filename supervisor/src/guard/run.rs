@@ -1,0 +1,463 @@
+//! The guard's owner loop: asks, writes the page, fences.
+
+use super::daemon::{Call, Reply, StatusLease, StatusReply};
+use super::registry::{Registered, Registry};
+use super::socket::{self, Asked};
+use super::{GuardOptions, SOCKET_FILE};
+use rustix::time::{ClockId, clock_gettime};
+use std::fmt::Display;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use thermidor_model::ServiceName;
+use thermidor_model::lease::{Change, Holder, Right, Standing};
+use thermidor_model::observe::{LeaseGrant, LeaseRequest};
+use thermidor_services::address::{Floating, Keeper, Kept};
+use thermidor_services::fence::{self, FenceError};
+use thermidor_services::lease_page::{ADDRESS, Held, LeasePage, boottime_ns};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Requests on their way at once.
+const ASKS_MAX: usize = 8;
+/// Calls waiting for the owner loop.
+const CALLS_MAX: usize = 32;
+/// How long one attempt to empty a cgroup lasts; it is repeated until it succeeds.
+const KILL_MAX: Duration = Duration::from_secs(1);
+const MS: u64 = 1_000_000;
+
+/// Why a guard cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The page cannot be written: nothing may be served here.
+    #[error("cannot open the lease page {path}")]
+    Page {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// No daemon could ever speak to this guard.
+    #[error("cannot listen on {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs the guard until `ending`. `ask` puts a request to the home's leader, wherever that is.
+/// When it ends, the page and what it knows stay for the next guard: one that begins
+/// before the leases end takes them up, and no connection notices.
+pub async fn run<A, F, E>(options: GuardOptions, ask: A, ending: CancellationToken) -> Result<(), GuardError>
+where
+    A: Fn(LeaseRequest) -> F,
+    F: Future<Output = Result<LeaseGrant, E>> + Send + 'static,
+    E: Display + Send + 'static,
+{
+    if options.raise {
+        super::raise();
+    }
+    let mut guard = Guard::begin(options)?;
+    let path = guard.options.run_dir.join(SOCKET_FILE);
+    let listener = socket::listen(&path).map_err(|source| GuardError::Socket { path, source })?;
+    let (send, mut calls) = mpsc::channel::<Asked>(CALLS_MAX);
+    // In a set, so that it ends with this future, however that ends.
+    let mut accepting = JoinSet::new();
+    accepting.spawn(socket::accept(listener, send));
+    let mut asks = JoinSet::new();
+    let mut renew = tokio::time::interval(Duration::from_millis(guard.options.timing.renew_ms));
+    renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Before anything else, also after a freeze: what has no lease any more is fenced.
+        guard.tick();
+        let mut due = guard.until_due();
+        if guard.ask_now {
+            due = Duration::ZERO;
+        }
+        tokio::select! {
+            biased;
+            () = ending.cancelled() => break,
+            Some(done) = guard.kills.join_next() => match done {
+                Ok(killed) => guard.killed(killed),
+                Err(e) => tracing::error!(error = %e, "a killing thread failed; the next sweep begins anew"),
+            },
+            Some(done) = asks.join_next() => match done {
+                Ok((sent_ns, answer)) => guard.answered(sent_ns, answer),
+                Err(e) => tracing::error!(error = %e, "a request failed"),
+            },
+            Some(kept) = guard.keeper.changed() => guard.kept(kept),
+            _ = renew.tick() => {
+                guard.ask_now = true;
+                guard.sweep();
+            }
+            Some((call, reply)) = calls.recv() => {
+                // Whoever asked may have gone; what was done is done.
+                let _ = reply.send(guard.call(call));
+            }
+            () = tokio::time::sleep(due) => {}
+        }
+        if guard.ask_now && asks.len() < ASKS_MAX {
+            guard.ask_now = false;
+            let sent_ns = boottime_ns();
+            let answer = ask(guard.holder.request(sent_ns));
+            let ask_max = guard.options.ask_max();
+            asks.spawn(async move {
+                match tokio::time::timeout(ask_max, answer).await {
+                    Ok(answer) => (sent_ns, answer.map_err(|e| e.to_string())),
+                    Err(_) => (sent_ns, Err("the leader did not answer in time".to_string())),
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The outcome of emptying a cgroup.
+struct Killed {
+    service: ServiceName,
+    epoch: u64,
+    result: Result<(), FenceError>,
+}
+
+struct Guard {
+    options: GuardOptions,
+    holder: Holder,
+    page: LeasePage,
+    registry: Registry,
+    kills: JoinSet<Killed>,
+    /// Services a thread is busy killing.
+    killing: std::collections::BTreeSet<ServiceName>,
+    keeper: Keeper,
+    ask_now: bool,
+    answered_ns: Option<u64>,
+    unanswered: Option<String>,
+    kill_trouble: Option<String>,
+    address_trouble: Option<String>,
+}
+
+/// BOOTTIME - MONOTONIC: how long the machine has slept. MONOTONIC is read last, so that being
+/// preempted in between makes it less, never more.
+fn asleep_ns() -> u64 {
+    let boot = boottime_ns();
+    let mono = clock_gettime(ClockId::Monotonic);
+    boot.saturating_sub(mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64)
+}
+
+fn page_name(right: &Right) -> &str {
+    match right {
+        Right::Service(name) => name.as_str(),
+        Right::Address => ADDRESS,
+    }
+}
+
+impl Guard {
+    fn begin(options: GuardOptions) -> Result<Self, GuardError> {
+        let path = GuardOptions::page(&options.run_dir);
+        let resumed = LeasePage::resume(&path);
+        let (page, left) = resumed.map_err(|source| GuardError::Page { path, source })?;
+        let registry = Registry::load(&options.run_dir);
+        let now = boottime_ns();
+        let mut holder = Holder::new(options.node, options.timing, now);
+        for (name, held) in left {
+            let right = match ServiceName::new(name.clone()) {
+                Ok(service) => Right::Service(service),
+                Err(_) if name == ADDRESS => Right::Address,
+                Err(e) => {
+                    tracing::warn!(error = %e, "a lease of the page is dropped");
+                    continue;
+                }
+            };
+            // What an earlier guard ended but perhaps did not live to kill is fenced once more: a lease
+            // in the past is due at once.
+            let maybe_alive = match &right {
+                Right::Service(service) => {
+                    registry.services.get(service).is_some_and(|r| r.epoch <= held.epoch)
+                }
+                Right::Address => true,
+            };
+            let until_ns = if maybe_alive { held.until_ns.max(1) } else { held.until_ns };
+            holder.resume(right, held.epoch, until_ns);
+        }
+        let resumed = match holder.standing(&Right::Address, now) {
+            Standing::Held { epoch, .. } => Some(epoch),
+            _ => None,
+        };
+        let keeper = Keeper::start(registry.address.clone(), resumed);
+        let mut guard = Self {
+            options,
+            holder,
+            page,
+            registry,
+            kills: JoinSet::new(),
+            killing: Default::default(),
+            keeper,
+            ask_now: true,
+            answered_ns: None,
+            unanswered: None,
+            kill_trouble: None,
+            address_trouble: None,
+        };
+        guard.tick();
+        guard.sweep();
+        Ok(guard)
+    }
+
+    fn tick(&mut self) {
+        let changes = self.holder.tick(boottime_ns(), asleep_ns());
+        self.obey(changes);
+    }
+
+    fn until_due(&self) -> Duration {
+        let due_ns = self.holder.due_ns().unwrap_or(u64::MAX);
+        Duration::from_nanos(due_ns.saturating_sub(boottime_ns())).min(Duration::from_secs(1))
+    }
+
+    fn answered(&mut self, sent_ns: u64, answer: Result<LeaseGrant, String>) {
+        match answer {
+            Ok(grant) => {
+                if self.unanswered.take().is_some() {
+                    tracing::info!("the leader answers again");
+                }
+                self.answered_ns = Some(self.answered_ns.unwrap_or(0).max(sent_ns));
+                let changes = self.holder.granted(sent_ns, boottime_ns(), &grant);
+                self.obey(changes);
+            }
+            Err(why) => {
+                if self.unanswered.is_none() {
+                    tracing::warn!(%why, "no leader answers");
+                }
+                self.unanswered = Some(why);
+            }
+        }
+    }
+
+    /// Everything lost is ended on the page before the first kill begins.
+    fn obey(&mut self, changes: Vec<Change>) {
+        for change in &changes {
+            let (right, held) = match change {
+                Change::Serve { right, epoch, until_ns } => {
+                    (right, Held { epoch: *epoch, until_ns: *until_ns })
+                }
+                Change::Fence { right, epoch, why } => {
+                    tracing::warn!(%right, epoch, why, "fencing");
+                    (right, Held { epoch: *epoch, until_ns: 0 })
+                }
+            };
+            self.write_page(right, held);
+        }
+        for change in changes {
+            match change {
+                Change::Serve { right: Right::Address, epoch, .. } => self.keeper.hold(Some(epoch)),
+                Change::Serve { .. } => {}
+                Change::Fence { right: Right::Address, .. } => self.keeper.hold(None),
+                Change::Fence { right: Right::Service(service), epoch, .. } => self.fence(service, epoch),
+            }
+        }
+    }
+
+    fn write_page(&self, right: &Right, held: Held) {
+        if let Err(e) = self.page.set(page_name(right), held) {
+            // What cannot be written is not served: an old deadline passes by itself.
+            tracing::error!(%right, error = %e, "the lease page cannot be written");
+        }
+    }
+
+    fn fence(&mut self, service: ServiceName, epoch: u64) {
+        match self.registry.services.get(&service) {
+            Some(registered) => {
+                let cgroup = registered.cgroup.clone();
+                self.kill(service, epoch, cgroup);
+            }
+            None => self.holder.fenced(&Right::Service(service), epoch),
+        }
+        self.ask_now = true;
+    }
+
+    fn kill(&mut self, service: ServiceName, epoch: u64, cgroup: PathBuf) {
+        self.killing.insert(service.clone());
+        self.kills.spawn_blocking(move || {
+            let result = fence::kill(&cgroup, KILL_MAX);
+            Killed { service, epoch, result }
+        });
+    }
+
+    fn killed(&mut self, killed: Killed) {
+        let Killed { service, epoch, result } = killed;
+        self.killing.remove(&service);
+        match result {
+            Ok(()) => {
+                tracing::info!(%service, epoch, "nothing of it runs any more");
+                self.kill_trouble = None;
+                self.holder.fenced(&Right::Service(service), epoch);
+                self.ask_now = true;
+            }
+            Err(e) => {
+                // Not given back: the leader waits for the lease's end. The next sweep tries again.
+                let why = chain(&e);
+                tracing::error!(%service, epoch, %why, "cannot fence");
+                self.kill_trouble = Some(format!("{service}: {why}"));
+            }
+        }
+    }
+
+    /// Keeps the cgroup of everything empty that is registered for an epoch not held: a container
+    /// that Docker started too late, one that could not be killed at once, one from before this guard.
+    fn sweep(&mut self) {
+        let now = boottime_ns();
+        let mut lost = Vec::new();
+        for (service, registered) in &self.registry.services {
+            let right = Right::Service(service.clone());
+            if self.killing.contains(service) || self.holder.holds(&right, registered.epoch, now) {
+                continue;
+            }
+            let fencing = matches!(self.holder.standing(&right, now), Standing::Fencing { .. });
+            if fencing || !fence::is_empty(&registered.cgroup).unwrap_or(false) {
+                lost.push((service.clone(), registered.epoch, registered.cgroup.clone()));
+            }
+        }
+        for (service, epoch, cgroup) in lost {
+            self.kill(service, epoch, cgroup);
+        }
+    }
+
+    fn kept(&mut self, kept: Kept) {
+        match kept {
+            Kept::There => self.address_trouble = None,
+            Kept::Gone => {
+                self.address_trouble = None;
+                if let Standing::Fencing { epoch } = self.holder.standing(&Right::Address, boottime_ns()) {
+                    self.holder.fenced(&Right::Address, epoch);
+                    self.ask_now = true;
+                }
+            }
+            Kept::Trouble(why) => {
+                if self.address_trouble.as_ref() != Some(&why) {
+                    tracing::warn!(%why, "the floating address");
+                }
+                self.address_trouble = Some(why);
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) -> Reply {
+        let now = boottime_ns();
+        if call != Call::Status {
+            self.holder.daemon_heard(now);
+        }
+        let done = match call {
+            Call::Hello => Ok(()),
+            Call::Register { service, epoch, cgroup, pid } => {
+                self.register(service, Registered { epoch, cgroup, pid }, now)
+            }
+            Call::Release { service, epoch } => self.release(service, epoch),
+            Call::ReleaseAddress { epoch } => {
+                let changes = self.holder.give_up(&Right::Address, epoch);
+                self.obey(changes);
+                Ok(())
+            }
+            Call::Address { ip, prefix, interface } => {
+                let floating = ip.map(|ip| Floating { ip, prefix, interface });
+                if self.registry.address != floating {
+                    self.registry.address = floating.clone();
+                    self.keeper.is(floating);
+                }
+                self.keep()
+            }
+            Call::Status => return Reply::Status(self.status(now)),
+        };
+        done.map_or_else(|why| Reply::Refused { why }, |()| Reply::Done)
+    }
+
+    fn register(&mut self, service: ServiceName, new: Registered, now: u64) -> Result<(), String> {
+        fence::check_path(&new.cgroup).map_err(|e| e.to_string())?;
+        let right = Right::Service(service.clone());
+        let refused = Err(format!("{service}: the lease of epoch {} is not held here", new.epoch));
+        let held = self.holder.holds(&right, new.epoch, now);
+        let old = self.registry.services.get(&service).cloned();
+        if let Some(old) = old.filter(|old| *old != new) {
+            if !held && (old.epoch > new.epoch || self.holder.holds(&right, old.epoch, now)) {
+                return refused; // what rightly runs is not to be forgotten for a stale word
+            }
+            if old.cgroup != new.cgroup && !fence::is_empty(&old.cgroup).unwrap_or(false) {
+                return Err(format!("{service}: something still runs in {}", old.cgroup.display()));
+            }
+        }
+        self.registry.services.insert(service, new);
+        self.keep()?;
+        if held {
+            return Ok(());
+        }
+        self.sweep();
+        refused
+    }
+
+    fn release(&mut self, service: ServiceName, epoch: u64) -> Result<(), String> {
+        let right = Right::Service(service.clone());
+        if let Some(registered) = self.registry.services.get(&service) {
+            if registered.epoch > epoch {
+                return Err(format!("{service}: epoch {} is registered by now", registered.epoch));
+            }
+            if !fence::is_empty(&registered.cgroup).unwrap_or(false) {
+                return Err(format!("{service}: something still runs in {}", registered.cgroup.display()));
+            }
+        }
+        if !self.holder.release(&right, epoch) {
+            return Err(format!("{service}: epoch {epoch} is being fenced"));
+        }
+        if !matches!(self.holder.standing(&right, 0), Standing::Held { .. }) {
+            self.write_page(&right, Held { epoch, until_ns: 0 });
+        }
+        self.registry.services.remove(&service);
+        self.ask_now = true;
+        self.keep()
+    }
+
+    fn keep(&self) -> Result<(), String> {
+        self.registry.save(&self.options.run_dir).map_err(|e| format!("cannot note it: {e}"))
+    }
+
+    fn status(&self, now: u64) -> StatusReply {
+        let lease = |right: &Right| {
+            let (epoch, left_ms) = match self.holder.standing(right, now) {
+                Standing::Held { epoch, until_ns } => (epoch, until_ns.saturating_sub(now) / MS),
+                Standing::Fencing { epoch } => (epoch, 0),
+                Standing::None => return None,
+            };
+            let registered = match right {
+                Right::Service(service) => self.registry.services.get(service),
+                Right::Address => None,
+            };
+            Some(StatusLease {
+                name: page_name(right).to_string(),
+                epoch,
+                left_ms,
+                cgroup: registered.map(|r| r.cgroup.clone()),
+                pid: registered.and_then(|r| r.pid),
+            })
+        };
+        let troubles = [&self.kill_trouble, &self.address_trouble];
+        let unanswered = self.unanswered.as_ref().map(|why| format!("no leader answers: {why}"));
+        StatusReply {
+            leases: self.holder.rights().filter_map(lease).collect(),
+            daemon_alive: self.holder.daemon_alive(now),
+            answered_ago_ms: self.answered_ns.map(|at| now.saturating_sub(at) / MS),
+            troubles: troubles.into_iter().flatten().cloned().chain(unanswered).collect(),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,113 @@
+//! Cut, frozen and unplugged radiators: at most one serves, nothing acknowledged is lost, and
+//! the home heals once the fault lifts.
+
+#![forbid(unsafe_code)]
+
+use anyhow::Result;
+use std::time::Duration;
+use thermidor_tests::record::{RADIATORS, RecordHome};
+
+fn wait(seconds: u64) {
+    std::thread::sleep(Duration::from_secs(seconds));
+}
+
+#[test]
+fn the_active_cut_off_hands_over_and_what_it_had_acknowledged_is_there() {
+    let mut home = RecordHome::form("cut-active").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let cut = |home: &RecordHome| -> Result<()> {
+        home.home.lab.cut_all(&active)?;
+        home.home.wait(30, "a take-over", |s| s.runs_on("record").is_some_and(|r| r != active))?;
+        wait(3);
+        Ok(home.home.lab.heal()?)
+    };
+    let delivered = home.through(cut).unwrap();
+    println!("active cut off: longest gap {} ms", delivered.longest_gap_ms);
+}
+
+#[test]
+fn one_way_cuts_and_a_cut_leader_heal() {
+    let mut home = RecordHome::form("cut-ways").unwrap();
+    let active = home.active().unwrap();
+    let others: Vec<&str> = RADIATORS.into_iter().filter(|r| *r != active).collect();
+    home.sit_away_from(&[&active]).unwrap();
+    for outwards in [true, false] {
+        let cut = |home: &RecordHome| -> Result<()> {
+            for other in &others {
+                let (from, to) = if outwards { (active.as_str(), *other) } else { (*other, active.as_str()) };
+                home.home.lab.cut_way(from, to)?;
+            }
+            wait(5);
+            Ok(home.home.lab.heal()?)
+        };
+        home.through(cut).unwrap();
+    }
+    let leader = home.leader().unwrap();
+    home.sit_away_from(&[&leader]).unwrap();
+    let cut = |home: &RecordHome| -> Result<()> {
+        home.home.lab.cut_all(&leader)?;
+        wait(5);
+        Ok(home.home.lab.heal()?)
+    };
+    home.through(cut).unwrap();
+}
+
+#[test]
+fn a_cut_that_heals_within_the_lease_moves_nothing() {
+    let mut home = RecordHome::form("cut-short").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let blink = |home: &RecordHome| -> Result<()> {
+        home.home.lab.cut_all(&active)?;
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(home.home.lab.heal()?)
+    };
+    home.through(blink).unwrap();
+    assert_eq!(home.active().unwrap(), active);
+}
+
+#[test]
+fn a_frozen_active_writes_and_serves_nothing_after_it_wakes() {
+    let mut home = RecordHome::form("freeze").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let freeze = |home: &RecordHome| -> Result<()> {
+        home.radiator(&active)?.freeze()?;
+        home.home.wait(30, "a take-over", |s| s.runs_on("record").is_some_and(|r| r != active))?;
+        wait(10);
+        Ok(home.radiator(&active)?.thaw()?)
+    };
+    home.through(freeze).unwrap();
+}
+
+#[test]
+fn a_frozen_guard_ends_the_service_there_and_nothing_is_lost() {
+    let mut home = RecordHome::form("freeze-guard").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let freeze = |home: &RecordHome| -> Result<()> {
+        let guard = home.radiator(&active)?;
+        guard.unit("guard", |u| u.signal(rustix::process::Signal::STOP))?;
+        wait(10);
+        guard.unit("guard", |u| u.signal(rustix::process::Signal::CONT))?;
+        Ok(())
+    };
+    home.through(freeze).unwrap();
+}
+
+#[test]
+fn all_radiators_unplugged_and_back_have_everything() {
+    let mut home = RecordHome::form("blackout").unwrap();
+    let blackout = |home: &RecordHome| -> Result<()> {
+        for name in RADIATORS {
+            home.radiator(name)?.power_off()?;
+        }
+        wait(1);
+        for name in RADIATORS {
+            home.radiator(name)?.power_on()?;
+        }
+        Ok(())
+    };
+    home.through(blackout).unwrap();
+}

@@ -1,0 +1,95 @@
+//! kill -9 of each process of a radiator, alone and all together: nothing acknowledged is lost,
+//! and the home heals by itself.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use thermidor_supervisor::demo::client::deliver::Delivered;
+use thermidor_supervisor::demo::lab::Radiator;
+use thermidor_tests::record::{RADIATORS, RecordHome};
+
+fn kill(pids: &[u32]) -> Result<()> {
+    ensure!(!pids.is_empty(), "there is nothing to kill");
+    for pid in pids {
+        let pid = Pid::from_raw(i32::try_from(*pid)?).ok_or_else(|| anyhow::anyhow!("pid 0"))?;
+        kill_process(pid, Signal::KILL)?;
+    }
+    Ok(())
+}
+
+fn kill_unit(radiator: &Radiator, unit: &str) -> Result<()> {
+    ensure!(radiator.unit(unit, |u| u.kill9())?, "{unit} did not run");
+    Ok(())
+}
+
+fn container(radiator: &Radiator) -> Vec<u32> {
+    radiator.pids_where(|words| words.iter().any(|word| word == "/usr/local/bin/record"))
+}
+
+/// The daemon may be gone for a while: the service goes on where it is, and no connection ends.
+#[test]
+fn the_actives_daemon_killed_interrupts_nothing() {
+    let mut home = RecordHome::form("kill-daemon").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let delivered = home.through(|home| kill_unit(home.radiator(&active)?, "run")).unwrap();
+    assert_eq!(home.active().unwrap(), active, "no move");
+    assert!(delivered.resent.is_empty(), "no connection was lost: {delivered:?}");
+}
+
+#[test]
+fn any_other_process_of_the_active_killed_loses_nothing() {
+    let mut home = RecordHome::form("kill-active").unwrap();
+    for part in ["guard", "ingress", "volume-process", "container"] {
+        let active = home.active().unwrap();
+        home.sit_away_from(&[&active]).unwrap();
+        let told = home.through(|home| {
+            let radiator = home.radiator(&active)?;
+            match part {
+                "volume-process" => kill(&radiator.pids_of(part)),
+                "container" => kill(&container(radiator)),
+                unit => kill_unit(radiator, unit),
+            }
+        });
+        let delivered: Delivered = told.unwrap_or_else(|error| panic!("{part} killed: {error:#}"));
+        println!("{part} killed on {active}: longest gap {} ms", delivered.longest_gap_ms);
+    }
+}
+
+#[test]
+fn all_processes_of_the_active_killed_at_once_lose_nothing() {
+    let mut home = RecordHome::form("kill-all").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let all = |home: &RecordHome| {
+        let radiator = home.radiator(&active)?;
+        let mut pids = container(radiator);
+        for verb in ["run", "guard", "ingress", "volume-process"] {
+            pids.extend(radiator.pids_of(verb));
+        }
+        kill(&pids)
+    };
+    home.through(all).unwrap();
+}
+
+#[test]
+fn leader_and_standbys_killed_stall_the_service_at_most() {
+    let mut home = RecordHome::form("kill-standby").unwrap();
+    let active = home.active().unwrap();
+    let leader = home.leader().unwrap();
+    home.sit_away_from(&[&leader]).unwrap();
+    home.through(|home| kill_unit(home.radiator(&leader)?, "run")).unwrap();
+    for standby in RADIATORS.iter().filter(|r| **r != active) {
+        home.sit_away_from(&[standby]).unwrap();
+        let everything = |home: &RecordHome| {
+            let radiator = home.radiator(standby)?;
+            radiator.power_off()?;
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            Ok(radiator.power_on()?)
+        };
+        let delivered = home.through(everything).unwrap();
+        println!("standby {standby} unplugged: longest stall {} ms", delivered.longest_gap_ms);
+        assert_eq!(home.active().unwrap(), active, "a standby's loss moves nothing");
+    }
+}
