@@ -181,6 +181,9 @@ impl World {
                 Effect::Close { session, why, replica } => {
                     self.note(|| format!("{id} closes {session} to {replica}: {why}"));
                     self.queue(session, 0, None);
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.closed = true;
+                    }
                     let life = self.node(id).life;
                     self.after(10, 60, Happening::Connect { node: id, life, to: replica });
                 }

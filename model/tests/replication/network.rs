@@ -15,7 +15,10 @@ impl World {
         }
         let up = matches!(self.nodes[&to].machine, Machine::Follower(_));
         let cut = self.cut_until.get(&pair(id, to)).is_some_and(|until| *until > self.now_us);
-        let standing = self.connections.values().any(|c| c.ends == [(id, life), (to, self.nodes[&to].life)]);
+        let standing = self
+            .connections
+            .values()
+            .any(|c| !c.closed && c.ends == [(id, life), (to, self.nodes[&to].life)]);
         if standing {
             return;
         }
@@ -26,7 +29,8 @@ impl World {
         let pipe = || Pipe { queued: VecDeque::new(), travelling: VecDeque::new(), last_us: 0 };
         let ends = [(id, life), (to, self.nodes[&to].life)];
         let delay_us = if self.dice.permille(100) { self.dice.range(1, 80) * MS } else { 300 };
-        self.connections.insert(session, Connection { ends, pipes: [pipe(), pipe()], delay_us });
+        self.connections
+            .insert(session, Connection { ends, pipes: [pipe(), pipe()], delay_us, closed: false });
         self.to_active(id, Event::Connected { replica: to, session });
     }
 
@@ -86,6 +90,7 @@ impl World {
 
     pub fn ended(&mut self, session: u64, way: usize, to: NodeId, from: NodeId) {
         if way == 0 {
+            self.connections.remove(&session);
             self.to_follower(to, FollowerEvent::Closed { session });
         } else {
             self.to_active(to, Event::Closed { replica: from, session });

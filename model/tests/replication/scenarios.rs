@@ -325,3 +325,12 @@ fn a_slow_member_holds_the_device_back_and_is_not_waited_for_forever() {
     bench.hear(Event::Answered(Answer::Set(11)));
     assert_eq!(bench.replies(all[9]), [true]);
 }
+
+#[test]
+fn a_session_on_which_nothing_comes_is_closed() {
+    let mut bench = Bench::of_three();
+    bench.hear(Event::Connected { replica: 3, session: 33 });
+    bench.wait(5000);
+    let closed = |effect: &Effect| matches!(effect, Effect::Close { replica: 3, session: 33, .. });
+    assert!(bench.effects.iter().any(closed), "it never said who it is");
+}

@@ -71,6 +71,8 @@ pub struct Connection {
     pub ends: [(NodeId, u64); 2],
     pub pipes: [Pipe; 2],
     pub delay_us: u64,
+    /// The active has closed it.
+    pub closed: bool,
 }
 
 #[derive(Debug)]
