@@ -134,10 +134,11 @@ impl World {
             // nobody else has the data: it can only wait until that disk works again
             self.repaired = true;
             for id in volume.in_sync {
+                // first the crash, which may still write the header as failed
+                self.crash(id, false, 50);
                 if let Some(disk) = &mut self.node(id).disk {
                     (disk.bad, disk.header.failed) = (false, false);
                 }
-                self.crash(id, false, 50);
             }
         }
     }
