@@ -239,7 +239,7 @@ impl Follower {
         self.local.drop_queued();
         if epoch != self.local.header.promised {
             self.local.header.promised = epoch;
-            self.local.clean = 0;
+            (self.local.clean, self.local.durable) = (0, 0);
             self.local.retouch(true, UNKNOWN);
             self.local.save_header();
         }
@@ -353,6 +353,7 @@ impl Follower {
         let epoch = session.epoch;
         let torn = self.local.header.torn;
         self.local.retouch(torn, seq);
+        self.local.durable = self.local.durable.max(seq);
         let header = &mut self.local.header;
         if torn || header.epoch != epoch {
             (header.epoch, header.durable_seq, header.torn) = (epoch, seq, false);

@@ -79,6 +79,8 @@ pub(super) struct Local {
     pub header: ImageHeader,
     /// Everything up to this number is durable on every in-sync member.
     pub clean: u64,
+    /// Everything up to this number of the present epoch is durable here.
+    pub durable: u64,
     marked_max: usize,
     mark_first: bool,
     marked: BTreeMap<u64, u64>,
@@ -98,6 +100,7 @@ impl Local {
         Self {
             header: image.header,
             clean: 0,
+            durable: 0,
             marked_max,
             mark_first,
             marked: image.marked.into_iter().map(|extent| (extent, touched)).collect(),
@@ -115,6 +118,7 @@ impl Local {
 
     /// Queues a change. `mark`: its extents must be marked before.
     pub fn store(&mut self, id: u64, seq: u64, op: Op, mark: bool) {
+        let mark = mark && self.mark_first;
         if mark {
             for extent in op.extents() {
                 let known = self.marked.get_mut(&extent);
@@ -271,7 +275,8 @@ impl Local {
         }
         let mark = std::mem::take(&mut self.to_mark);
         let over = (self.marked.len() + mark.len()).saturating_sub(self.marked_max);
-        let clean = self.clean;
+        // what is queued here was perhaps made durable everywhere else already, but it needs its mark
+        let clean = self.clean.min(self.durable);
         let mut old: Vec<(u64, u64)> =
             self.marked.iter().filter(|(_, t)| **t <= clean).map(|(extent, t)| (*t, *extent)).collect();
         old.sort_unstable();
@@ -285,7 +290,7 @@ impl Local {
 
     fn head_is_free(&self) -> bool {
         self.queue.front().is_some_and(|q| {
-            let marked = !q.mark || !self.mark_first || q.op.extents().all(|x| self.marked.contains_key(&x));
+            let marked = !q.mark || q.op.extents().all(|x| self.marked.contains_key(&x));
             marked && !self.outstanding.values().any(|op| op.overlaps(&q.op))
         })
     }

@@ -55,7 +55,8 @@ pub use local::{LocalEffect, LocalEvent};
 pub struct Limits {
     /// A member of the in-sync set that was not heard for so long is dropped from it, ms.
     pub replica_timeout_ms: u64,
-    /// A member that owes a flush for so long is dropped although it is heard, ms.
+    /// A member that owes a flush for so long is dropped although it is heard, ms; a session on which
+    /// nothing came for so long is closed.
     pub flush_timeout_ms: u64,
     /// A proposal whose answer is missing or unknown is made again after so long, ms.
     pub propose_again_ms: u64,
@@ -105,7 +106,7 @@ pub struct Rules {
     pub wait_for_all: bool,
     /// An addition whose outcome is unknown counts as in.
     pub unknown_counts_as_in: bool,
-    /// An extent is durably marked before the first write to it.
+    /// An extent is durably marked before the first write to it; off: never.
     pub mark_first: bool,
 }
 

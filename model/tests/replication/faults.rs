@@ -134,10 +134,11 @@ impl World {
             // nobody else has the data: it can only wait until that disk works again
             self.repaired = true;
             for id in volume.in_sync {
+                // first the crash, which may still write the header as failed
+                self.crash(id, false, 50);
                 if let Some(disk) = &mut self.node(id).disk {
                     (disk.bad, disk.header.failed) = (false, false);
                 }
-                self.crash(id, false, 50);
             }
         }
     }
@@ -296,7 +297,13 @@ impl World {
         let volume = self.raft.volume();
         let replicas: BTreeSet<NodeId> = volume.replicas.keys().copied().collect();
         if volume.in_sync != replicas {
-            return format!("in sync {:?} of {replicas:?}, active {:?}", volume.in_sync, volume.active);
+            let machines: Vec<String> = self.nodes.values().map(|n| n.describe()).collect();
+            return format!(
+                "in sync {:?} of {replicas:?}, active {:?}\n{}",
+                volume.in_sync,
+                volume.active,
+                machines.join("\n")
+            );
         }
         let Some(active) = volume.active.filter(|a| self.client.at == Some((*a, volume.epoch))) else {
             return format!("active {:?}, client at {:?}", volume.active, self.client.at);

@@ -2,10 +2,14 @@
 //!
 //! `SEEDS=100000` runs more of them, `SEED=17` replays one with its trace.
 
+mod bench;
 mod client;
 mod disk;
 mod faults;
+mod machines;
+mod network;
 mod raft;
+mod replica;
 mod scenarios;
 mod seeds;
 mod world;

@@ -249,7 +249,9 @@ enum SecretVerb {
 /// Does what was asked; the error knows its exit code.
 pub fn main(cli: Cli) -> Result<ExitCode, Refused> {
     match cli.verb {
-        Verb::Demo(args) => crate::demo::main(args.keep).map(|()| ExitCode::SUCCESS).map_err(|e| Refused::because(format!("{e:#}"))),
+        Verb::Demo(args) => crate::demo::main(args.keep)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|e| Refused::because(format!("{e:#}"))),
         Verb::Lab(command) => command.run().map_err(|e| Refused::because(format!("{e:#}"))),
         verb => run(&Paths::of(&cli.data), verb).map(|()| ExitCode::SUCCESS),
     }

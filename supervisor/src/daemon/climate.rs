@@ -98,7 +98,8 @@ impl Climate {
         {
             let seconds = elapsed.as_secs_f64() * self.speed;
             let heat_w = reading.power_w;
-            reading.demand_w = controller.demand_w(Sample { temperature_c, target_c, outdoor_c, heat_w, seconds });
+            reading.demand_w =
+                controller.demand_w(Sample { temperature_c, target_c, outdoor_c, heat_w, seconds });
         }
         // A radiator that is off wants no heat, however cold it is.
         if state.members.get(&self.context.node.id()).is_some_and(|m| m.off.is_some()) {

@@ -1,8 +1,8 @@
 //! This radiator's loop: desired from the applied state, actual from engine and volumes, one step
 //! for each service. A step runs beside the loop, so that a slow stop of one service keeps nobody else waiting.
 
-use super::{Context, Page};
 use super::worker;
+use super::{Context, Page};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::reconcile::{Step, reconcile};

@@ -28,7 +28,7 @@ impl Active {
         }
     }
 
-    fn close(&mut self, node: NodeId, why: &str) {
+    pub(super) fn close(&mut self, node: NodeId, why: &str) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.stream = None;
         peer.joining = false;
@@ -45,6 +45,7 @@ impl Active {
         self.close(node, "a newer session stands");
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.session = Some(session);
+            peer.alive_ms = self.now_ms;
         }
         if self.started {
             self.greet(node);
@@ -86,6 +87,7 @@ impl Active {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.session == Some(session)) else {
             return;
         };
+        peer.alive_ms = self.now_ms;
         if peer.stream.is_some() {
             peer.heard_ms = self.now_ms;
         }

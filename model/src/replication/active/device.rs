@@ -124,6 +124,7 @@ impl Active {
         if let Some(seq) = self.local.answered(event) {
             self.local_durable = self.local_durable.max(seq);
             self.local.header.durable_seq = self.local_durable;
+            self.local.durable = self.local_durable;
         }
         if let LocalEvent::Stored { id } = event
             && let Some(request) = self.unanswered.remove(id)

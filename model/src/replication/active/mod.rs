@@ -260,12 +260,20 @@ impl Active {
             return;
         }
         self.pinged_ms = self.now_ms;
-        let sessions: Vec<_> = self
-            .peers
-            .iter()
-            .filter_map(|(n, p)| p.stream.as_ref().and(p.session).map(|s| (*n, s)))
-            .collect();
-        for (node, session) in sessions {
+        let mut to = Vec::new();
+        let mut dead = Vec::new();
+        for (node, peer) in &self.peers {
+            let Some(session) = peer.session else { continue };
+            if self.now_ms >= peer.alive_ms + self.limits.flush_timeout_ms {
+                dead.push(*node);
+            } else if peer.stream.is_some() {
+                to.push((*node, session));
+            }
+        }
+        for node in dead {
+            self.close(node, "nothing comes from it");
+        }
+        for (node, session) in to {
             self.send(node, session, Frame::Ping);
         }
     }

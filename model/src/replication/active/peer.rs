@@ -18,6 +18,8 @@ pub(super) struct Peer {
     pub base_in_set: bool,
     pub failed: bool,
     pub heard_ms: u64,
+    /// When its session began or last brought anything.
+    pub alive_ms: u64,
     /// Waited for already, though not proposed yet.
     pub joining: bool,
 }
@@ -33,6 +35,7 @@ impl Peer {
             base_in_set: false,
             failed: false,
             heard_ms: now_ms,
+            alive_ms: now_ms,
             joining: false,
         }
     }

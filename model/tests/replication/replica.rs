@@ -1,0 +1,172 @@
+//! One scenario per sentence of DESIGN.md's "Volumes", on the replica's side.
+
+use crate::bench::{EPOCH, SIZE, id_of, image, name, write};
+use thermidor_model::replication::{
+    EXTENT_BYTES, Follower, FollowerEffect, FollowerEvent, Frame, Image, Limits, LocalEffect, LocalEvent,
+    Refusal, WIRE_VERSION,
+};
+
+struct Replica {
+    follower: Follower,
+    handle: u64,
+}
+
+impl Replica {
+    fn new(image: Image) -> Self {
+        Self { follower: Follower::start(image, Limits::default()), handle: 0 }
+    }
+
+    fn hear(&mut self, session: u64, frame: Frame) -> Vec<FollowerEffect> {
+        self.handle += 1;
+        self.follower.handle(0, FollowerEvent::Frame { session, handle: self.handle, frame })
+    }
+
+    fn disk(&mut self, event: LocalEvent) -> Vec<FollowerEffect> {
+        self.follower.handle(0, FollowerEvent::Local(event))
+    }
+
+    fn hello(&mut self, session: u64, epoch: u64) -> Vec<FollowerEffect> {
+        let (volume, replica) = (name(), id_of(2));
+        self.hear(
+            session,
+            Frame::Hello { version: WIRE_VERSION, volume, epoch, active: 1, replica, size_bytes: SIZE },
+        )
+    }
+
+    /// An epoch has begun and its stream too.
+    fn following(torn: bool) -> Self {
+        let mut replica = Self::new(image(2, &[]));
+        replica.hello(1, EPOCH);
+        let present = replica.disk(LocalEvent::HeaderSaved);
+        assert!(matches!(sent(&present)[..], [Frame::Present { .. }]));
+        replica.hear(1, Frame::Begin { torn });
+        replica
+    }
+}
+
+fn sent(effects: &[FollowerEffect]) -> Vec<Frame> {
+    let frame = |e: &FollowerEffect| {
+        if let FollowerEffect::Send { frame, .. } = e { Some(frame.clone()) } else { None }
+    };
+    effects.iter().filter_map(frame).collect()
+}
+
+fn local(effects: &[FollowerEffect]) -> Vec<LocalEffect> {
+    let local =
+        |e: &FollowerEffect| if let FollowerEffect::Local(local) = e { Some(local.clone()) } else { None };
+    effects.iter().filter_map(local).collect()
+}
+
+#[test]
+fn an_epoch_is_promised_durably_before_it_is_answered_and_an_older_one_refused() {
+    let mut replica = Replica::new(image(2, &[4]));
+    let effects = replica.hello(1, EPOCH);
+    assert!(sent(&effects).is_empty());
+    assert!(matches!(&local(&effects)[..], [LocalEffect::SaveHeader(h)] if h.promised == EPOCH));
+    let effects = replica.disk(LocalEvent::HeaderSaved);
+    assert!(matches!(&sent(&effects)[..], [Frame::Present { marked, .. }] if *marked == [4]));
+    let effects = replica.hello(2, EPOCH - 1);
+    assert_eq!(sent(&effects), [Frame::Refused(Refusal::OldEpoch(EPOCH))]);
+    assert!(replica.follower.header().promised == EPOCH);
+}
+
+#[test]
+fn a_missing_or_foreign_image_refuses() {
+    let mut foreign = image(2, &[]);
+    foreign.header.replica = id_of(7);
+    let effects = Replica::new(foreign).hello(1, EPOCH);
+    assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Foreign(_))]));
+}
+
+#[test]
+fn an_extent_is_durably_marked_before_the_first_write_to_it() {
+    let mut replica = Replica::following(false);
+    let effects = replica.hear(1, Frame::Op { seq: 2, op: write(3) });
+    assert_eq!(local(&effects), [LocalEffect::Mark { mark: vec![3], unmark: vec![] }]);
+    let effects = replica.disk(LocalEvent::Marked);
+    assert_eq!(local(&effects), [LocalEffect::Store { id: replica.handle, op: write(3) }]);
+    let effects = replica.hear(1, Frame::Op { seq: 3, op: write(4) });
+    assert!(matches!(&local(&effects)[..], [LocalEffect::Mark { mark, .. }] if *mark == [4]));
+}
+
+#[test]
+fn what_overlaps_is_written_in_order() {
+    let mut replica = Replica::following(false);
+    replica.hear(1, Frame::Op { seq: 2, op: write(3) });
+    let first = replica.handle;
+    replica.disk(LocalEvent::Marked);
+    assert!(local(&replica.hear(1, Frame::Op { seq: 3, op: write(3) })).is_empty());
+    let effects = replica.disk(LocalEvent::Stored { id: first });
+    assert_eq!(local(&effects), [LocalEffect::Store { id: first + 1, op: write(3) }]);
+}
+
+#[test]
+fn a_flush_is_acknowledged_only_with_data_and_position_durable() {
+    let mut replica = Replica::following(false);
+    replica.hear(1, Frame::Op { seq: 2, op: write(3) });
+    let id = replica.handle;
+    replica.disk(LocalEvent::Marked);
+    assert!(
+        local(&replica.hear(1, Frame::Flush { seq: 3, all_durable: 0 })).is_empty(),
+        "the write comes first"
+    );
+    let effects = replica.disk(LocalEvent::Stored { id });
+    assert!(matches!(local(&effects)[..], [LocalEffect::Sync { id: 3, .. }]));
+    let effects = replica.disk(LocalEvent::Synced { id: 3 });
+    assert!(sent(&effects).is_empty());
+    assert!(
+        matches!(&local(&effects)[..], [LocalEffect::SaveHeader(h)] if (h.epoch, h.durable_seq) == (EPOCH, 3))
+    );
+    let effects = replica.disk(LocalEvent::HeaderSaved);
+    assert_eq!(sent(&effects), [Frame::Ack { frames: 1, durable: 3 }]);
+}
+
+#[test]
+fn a_catch_up_from_another_moment_says_torn_until_it_has_settled() {
+    let mut replica = Replica::following(true);
+    assert!(replica.follower.header().torn);
+    let copy = Frame::Copy { seq: 2, extent: 1, len: EXTENT_BYTES, hole: false };
+    assert!(local(&replica.hear(1, copy)).is_empty(), "torn is durable first");
+    let effects = replica.disk(LocalEvent::HeaderSaved);
+    assert!(matches!(local(&effects)[..], [LocalEffect::Store { .. }]), "and nothing is marked");
+    let id = replica.handle;
+    replica.disk(LocalEvent::Stored { id });
+    replica.hear(1, Frame::Flush { seq: 3, all_durable: 0 });
+    replica.disk(LocalEvent::Synced { id: 3 });
+    replica.disk(LocalEvent::HeaderSaved);
+    assert!(!replica.follower.header().torn);
+}
+
+#[test]
+fn an_io_error_marks_it_durably_failed_and_it_serves_nobody_any_more() {
+    let mut replica = Replica::following(false);
+    let effects = replica.disk(LocalEvent::Failed { error: "EIO".into() });
+    assert!(matches!(sent(&effects)[..], [Frame::Failed { .. }]));
+    assert!(matches!(&local(&effects)[..], [LocalEffect::SaveHeader(h)] if h.failed));
+    assert_eq!(sent(&replica.hello(2, EPOCH)), [Frame::Refused(Refusal::Failed)]);
+}
+
+#[test]
+fn a_frame_out_of_place_or_out_of_bounds_is_refused() {
+    let mut replica = Replica::new(image(2, &[]));
+    replica.hello(1, EPOCH);
+    let effects = replica.hear(1, Frame::Op { seq: 2, op: write(0) });
+    assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Unexpected(_))]));
+    let mut replica = Replica::following(false);
+    let effects = replica.hear(1, Frame::Op { seq: 2, op: write(16) });
+    assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Unexpected(_))]));
+}
+
+#[test]
+fn frames_survive_their_encoding() {
+    let frames = [
+        Frame::Present { header: image(2, &[]).header, marked: vec![1, 2] },
+        Frame::Op { seq: 7, op: write(1) },
+        Frame::Hashes { hashes: vec![(1, [9; 32])] },
+        Frame::Refused(Refusal::OldEpoch(3)),
+    ];
+    for frame in frames {
+        let bytes = postcard::to_stdvec(&frame).unwrap();
+        assert_eq!(postcard::from_bytes::<Frame>(&bytes), Ok(frame));
+    }
+}
