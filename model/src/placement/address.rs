@@ -1,15 +1,19 @@
-//! Who holds the home's floating address. A holder changes only when the old one's lease has
-//! surely ended, so a service that moves leaves the address where it is: every radiator's
-//! ingress reaches it. Only a holder that goes off is asked to give it back first.
+//! Who holds the home's floating address. A holder changes only when the old one's lease has surely
+//! ended. A holder that goes off, or that the first service has left for good, is asked to give it
+//! back first: clients then reach the service without a detour.
 
 use super::Action;
-use super::view::View;
+use super::view::{View, within};
 use crate::command::Command;
 use crate::name::NodeId;
 use crate::observe::Lease;
+use crate::state::Phase;
 
 /// How long a fresh leader leaves an unheld address for the first service to come up, ms.
 const IDLE_WAIT_MS: u64 = 10_000;
+
+/// How long the first service must have been where it is before the address follows it, ms.
+const SETTLED_MS: u64 = 5_000;
 
 /// Decides about the address's holder.
 pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
@@ -28,9 +32,22 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
         Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
-        Some(holder) if !ended && is_off(view, holder) && wanted.is_some_and(|w| w != holder) => hold(None),
+        Some(holder) if !ended && wanted.is_some_and(|w| w != holder) && (is_off(view, holder) || settled(view)) => {
+            hold(None);
+        }
         _ => {}
     }
+}
+
+/// Whether the first service has been where it is for a while, and runs.
+fn settled(view: &View<'_>) -> bool {
+    let Some((name, service)) = view.principal().and_then(|name| view.state.services.get_key_value(name)) else {
+        return false;
+    };
+    let runs = |node| view.report(node).and_then(|r| r.instances.get(name)).is_some_and(|i| i.running);
+    service.active.is_some_and(runs)
+        && service.phase == Phase::Run
+        && !within(view.now, service.since_ms, SETTLED_MS)
 }
 
 fn is_off(view: &View<'_>, node: NodeId) -> bool {

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use thermidor_model::ServiceName;
-use tokio::sync::Mutex;
+use thermidor_model::{NodeId, ServiceName, State};
+use thermidor_services::lease_page::ADDRESS;
+use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
 /// How often the daemon says that it lives, and asks how things stand.
@@ -100,12 +101,19 @@ impl Guard {
         }
     }
 
-    /// Says hello and looks what was fenced, for as long as the daemon lives.
-    pub async fn run(self, shared: Shared) {
+    /// Says hello and looks what was fenced, for as long as the daemon lives. Gives the floating address back
+    /// at once when the home has taken it from this radiator.
+    pub async fn run(self, node: NodeId, state: watch::Receiver<Arc<State>>, shared: Shared) {
         loop {
             let looked = async {
                 self.done(&Call::Hello).await?;
-                self.status().await
+                let status = self.status().await?;
+                let held = status.leases.iter().find(|l| l.name == ADDRESS && l.left_ms > 0);
+                let mine = state.borrow().address.holder == Some(node);
+                if let Some(held) = held.filter(|_| !mine) {
+                    self.done(&Call::ReleaseAddress { epoch: held.epoch }).await?;
+                }
+                anyhow::Ok(status)
             };
             match looked.await {
                 Ok(status) => note(&shared, status),

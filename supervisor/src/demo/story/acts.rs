@@ -227,15 +227,16 @@ impl Demo {
         self.home.lab.add_witness(WITNESS)?;
         self.home.join(WITNESS, &["--witness"])?;
         self.home.start_units(WITNESS, false)?;
-        self.home.wait(60, "the witness to vote", |s| s.member(WITNESS).is_some_and(|m| m.votes))?;
+        self.home.wait(60, "the witness to be a member", |s| s.member(WITNESS).is_some())?;
         let status = self.home.wait(30, "mail to run", |s| s.runs_on(SERVICE).is_some())?;
         let active = status.runs_on(SERVICE).context("mail runs")?.to_owned();
         let off = self.another(&active)?;
         let seat = RADIATORS.iter().find(|r| **r != off && **r != active).context("a third radiator")?;
         self.home.sit_at(seat);
         self.home.type_here(&["off", &off, "--power-off"])?;
-        self.home.wait(60, "it to be off, without a vote", |s| {
-            s.member(&off).is_some_and(|m| m.state == "off" && !m.votes)
+        self.home.wait(60, "it to be off without a vote, the witness to vote", |s| {
+            let gone = s.member(&off).is_some_and(|m| m.state == "powered off" && !m.votes);
+            gone && s.member(WITNESS).is_some_and(|m| m.votes)
         })?;
         self.home.lab.radiator(&off)?.power_off()?;
         self.home.type_here(&["status"])?;
