@@ -32,22 +32,19 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
         Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
-        Some(holder) if !ended && wanted.is_some_and(|w| w != holder) && (is_off(view, holder) || settled(view)) => {
+        Some(holder) if !ended && wanted.is_some_and(|w| w != holder) && (is_off(view, holder) || settled(view) == wanted) => {
             hold(None);
         }
         _ => {}
     }
 }
 
-/// Whether the first service has been where it is for a while, and runs.
-fn settled(view: &View<'_>) -> bool {
-    let Some((name, service)) = view.principal().and_then(|name| view.state.services.get_key_value(name)) else {
-        return false;
-    };
-    let runs = |node| view.report(node).and_then(|r| r.instances.get(name)).is_some_and(|i| i.running);
-    service.active.is_some_and(runs)
-        && service.phase == Phase::Run
-        && !within(view.now, service.since_ms, SETTLED_MS)
+/// Where the first service has been for a while, and runs.
+fn settled(view: &View<'_>) -> Option<NodeId> {
+    let (name, service) = view.principal().and_then(|name| view.state.services.get_key_value(name))?;
+    let runs = |node: &NodeId| view.report(*node).and_then(|r| r.instances.get(name)).is_some_and(|i| i.running);
+    let steady = service.phase == Phase::Run && !within(view.now, service.since_ms, SETTLED_MS);
+    service.active.filter(runs).filter(|_| steady)
 }
 
 fn is_off(view: &View<'_>, node: NodeId) -> bool {

@@ -203,7 +203,8 @@ impl Leader {
                 state.services.get(service)?.active?;
                 (Right::Service(service.clone()), *epoch_was)
             }
-            Action::Propose(Command::HoldAddress { epoch_was, .. }) => (Right::Address, *epoch_was),
+            // Taking it from someone gives it to nobody: that rests on no lease having ended.
+            Action::Propose(Command::HoldAddress { epoch_was, to: Some(_) }) => (Right::Address, *epoch_was),
             _ => return None,
         };
         let ended = self.book(leadership).ledger.bar(right.clone(), epoch, boottime_ns());

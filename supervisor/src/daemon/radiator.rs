@@ -64,8 +64,10 @@ fn next_steps(context: &Context, state: &State, now: Instant) -> BTreeMap<Servic
         found.placed_anew(name, service.epoch);
     }
     let actual = found.actual(leases, now);
-    drop(found);
-    reconcile(state, context.node.id(), &actual)
+    let steps = reconcile(state, context.node.id(), &actual);
+    // Whatever a step failed at is over where nothing is left to do.
+    found.step_troubles.retain(|service, _| !matches!(steps.get(service), None | Some(Step::Rest(_))));
+    steps
 }
 
 fn held_leases(page: &Page, state: &State) -> BTreeMap<ServiceName, u64> {

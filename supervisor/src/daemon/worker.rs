@@ -4,7 +4,7 @@ use super::{Context, within};
 use anyhow::{Context as _, bail};
 use std::time::Duration;
 use thermidor_model::reconcile::Step;
-use thermidor_model::{Command, Outcome, ServiceName};
+use thermidor_model::{Command, Outcome, Refusal, ServiceName};
 use thermidor_services::docker::cgroup_of;
 use thermidor_services::volume::control::{ControlError, Refused};
 
@@ -97,6 +97,11 @@ async fn kill(context: &Context, service: &ServiceName) -> anyhow::Result<()> {
 
 async fn propose(context: &Context, command: Command) -> anyhow::Result<()> {
     match context.node.propose(command, within(PROPOSE_MAX)).await? {
+        // Told already, or overtaken: what is applied here next says which.
+        Outcome::Refused(Refusal::Stale(why)) => {
+            tracing::debug!("{why}");
+            Ok(())
+        }
         Outcome::Refused(refusal) => bail!("{refusal}"),
         _ => Ok(()),
     }
