@@ -146,7 +146,8 @@ impl Demo {
                 && s.leader.as_deref() == s.runs_on(SERVICE)
                 && s.holder() == s.runs_on(SERVICE)
         };
-        let status = match self.home.wait(30, "one radiator to be leader, active and holder", all_one) {
+        let patience_s = if when == "in winter" { 30 } else { 1 };
+        let status = match self.home.wait(patience_s, "one radiator to be leader, active and holder", all_one) {
             Ok(status) => status,
             Err(_) => self.home.wait(30, "mail to run", |s| s.runs_on(SERVICE).is_some())?,
         };
@@ -154,11 +155,12 @@ impl Demo {
         let leads = status.leader.as_deref() == Some(&dead);
         let holds = status.holder() == Some(&dead);
         let seen = format!("{dead}, leader: {leads}, holds the address: {holds}");
-        self.ledger.claim(
-            "the plug is that of the active, the leader and the address at once",
-            leads && holds,
-            seen,
-        );
+        if when == "in winter" {
+            let claim = "the plug is that of the active, the leader and the address at once";
+            self.ledger.claim(claim, leads && holds, seen);
+        } else {
+            println!("  {seen}");
+        }
         let seat = self.another(&dead)?;
         self.home.sit_at(&seat);
         let stream = self.smtp(&format!("plug-{}", when.replace(' ', "-")), &["--pause-ms", "20"])?;
