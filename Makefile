@@ -2,9 +2,8 @@
 
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TIER ?=
-BENCH ?=
 
-.PHONY: all check fix demo test bench soak mutants clean
+.PHONY: all check fix demo test mutants clean
 
 all:
 	cargo build --workspace --bins
@@ -27,18 +26,6 @@ demo:
 # All tests; TIER=unit runs one tier.
 test:
 	scripts/test $(TIER)
-
-# Figures into target/figures.json; BENCH=takeover runs one group.
-bench:
-	scripts/setup
-	cargo build --workspace --bins
-	scripts/bench $(BENCH)
-
-# Faults at random on real radiators, for MINUTES.
-soak:
-	scripts/setup
-	cargo build --workspace --bins
-	scripts/soak $(MINUTES)
 
 # Switches off one safety at a time; each must turn a test red.
 mutants:

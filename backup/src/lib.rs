@@ -1,1 +1,4 @@
-//! backup
+//! Backups to friends' homes: restic as a child process, the vaults, restoring. The crate's place is kept
+//! here; what it does comes with its own issue.
+
+#![forbid(unsafe_code)]

@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use thermidor_model::{Command, NodeId, Outcome, Proposal};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -15,6 +16,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 const LAG_MAX: u64 = 64;
 /// A new voter must have been heard within this time, ms: two absent ones would stop a home of one.
 const SILENT_MAX_MS: u64 = 1000;
+
+/// How long one request to take over the leadership may go unheeded.
+const TRANSFER_AGAIN: Duration = Duration::from_millis(1000);
 
 /// Why the voters stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,7 +188,15 @@ impl Node {
             return Err(MembershipError::NoMember(to));
         }
         self.wait_caught_up(to, deadline).await?;
-        self.raft().trigger().transfer_leader(to).await.map_err(|e| MembershipError::Raft(e.to_string()))?;
+        // Asked again: a member that has just started refuses, and a request may get lost.
+        while Instant::now() < deadline && self.leadership().borrow().is_me {
+            let asked = self.raft().trigger().transfer_leader(to).await;
+            asked.map_err(|e| MembershipError::Raft(e.to_string()))?;
+            let moved = leadership.wait_for(|seen| seen.leader == Some(to));
+            if let Ok(Ok(_)) = timeout_at(deadline.min(Instant::now() + TRANSFER_AGAIN), moved).await {
+                return Ok(());
+            }
+        }
         let moved = leadership.wait_for(|seen| seen.leader == Some(to));
         match timeout_at(deadline, moved).await {
             Ok(Ok(_)) => Ok(()),

@@ -1,4 +1,8 @@
 //! What a radiator runs: containers, recipes, volumes, ingress and the floating address.
+//!
+//! Unsafe code is allowed here in one place, the raw socket that announces the floating address.
+
+#![deny(unsafe_code)]
 
 pub mod address;
 pub mod docker;

@@ -1,3 +1,5 @@
+//! Rooms against a golden run, the controller against rooms.
+
 use super::room::{MassiveRoom, Room, Tank, TwoNodes};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Who votes in homes of one to seven members.
+
 use super::*;
 use crate::command::{Command, Proposal};
 use crate::name::{HomeName, RadiatorName};

@@ -1,3 +1,5 @@
+//! Certificates, keys and sealed secrets.
+
 use super::*;
 
 fn home() -> HomeName {

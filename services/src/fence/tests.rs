@@ -1,3 +1,5 @@
+//! Killing through control groups, both versions.
+
 use super::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};

@@ -1,3 +1,5 @@
+//! Probes against servers that are well, ill, silent or strange.
+
 use super::*;
 use crate::docker::EngineConfig;
 use tokio::io::AsyncWriteExt;

@@ -1,3 +1,5 @@
+//! The files by which the mail container knows its accounts.
+
 use super::*;
 
 fn config() -> MailConfig {

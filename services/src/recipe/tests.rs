@@ -1,3 +1,5 @@
+//! From declarations to container plans.
+
 use super::*;
 use std::path::Path;
 use thermidor_model::spec::{BuildSpec, EnvValue, HeatClass, MailSpec, PlaceSpec, YacySpec};

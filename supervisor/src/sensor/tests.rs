@@ -1,3 +1,5 @@
+//! Sensors that answer, err, dawdle and go stale.
+
 use super::power::{PowerMeter, Rapl, cpu_watts, service_watts};
 use super::*;
 use std::collections::BTreeMap;
