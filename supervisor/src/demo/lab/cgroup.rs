@@ -5,6 +5,7 @@
 //! the engine that starts them; where it runs version 2, the engine is told a parent inside.
 
 use super::command::{LabError, at, until};
+use super::held::Held;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,10 +102,13 @@ impl Cgroup {
         if !kill.exists() {
             return Ok(());
         }
+        let held = Held::of(&self.pids());
         fs::write(&kill, "1").map_err(at("write", &kill))?;
-        until(SETTLE, &format!("the processes of {} to end", self.below_root), || {
+        let ended = until(SETTLE, &format!("the processes of {} to end", self.below_root), || {
             Ok(self.event("populated 0")?.then_some(()))
-        })
+        });
+        held.release()?;
+        ended
     }
 
     /// Stops everything in it where it stands; returns once it is so.

@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod command;
 pub mod guest;
+pub mod held;
 pub mod images;
 pub mod machine;
 pub mod radiator;
