@@ -9,6 +9,7 @@ pub mod story;
 use crate::api::Refused;
 use thermidor_services::docker::ImageSource;
 use thermidor_services::recipe::mail::mail_image;
+use thermidor_services::recipe::yacy;
 
 use lab::{Lab, Options, images};
 use std::process::ExitCode;
@@ -66,8 +67,11 @@ impl DemoCommand {
 /// The images that a home's radiators start with where no image registry answers.
 pub fn home_images() -> Vec<images::Image> {
     let mut images = vec![images::record()];
-    if let ImageSource::Build { context, .. } = mail_image() {
-        images.push(images::Image { tag: mail_image().reference(), context: images::Context::Packed(context.to_vec()) });
+    for image in [mail_image(), yacy::stand_in()] {
+        let tag = image.reference();
+        if let ImageSource::Build { context, .. } = image {
+            images.push(images::Image { tag, context: images::Context::Packed(context.to_vec()) });
+        }
     }
     images
 }

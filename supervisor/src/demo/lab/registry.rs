@@ -189,10 +189,11 @@ pub fn sweep_one(name: &str) -> Result<(), LabError> {
 
 /// Volumes keep their unmounted mountpoints immutable: they are freed before they are removed.
 fn unprotect_mountpoints(lab: &Path) -> Result<(), LabError> {
-    for radiator in fs::read_dir(lab).into_iter().flatten().flatten() {
-        let volumes = radiator.path().join("data/volumes");
-        for volume in fs::read_dir(&volumes).into_iter().flatten().flatten() {
-            let places = thermidor_services::volume::device::Places { dir: volume.path() };
+    let inside = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    // A data folder may have been moved aside: `data.away`.
+    for data in inside(lab).flat_map(|radiator| inside(&radiator)) {
+        for dir in inside(&data.join("volumes")) {
+            let places = thermidor_services::volume::device::Places { dir };
             places.unprotect().map_err(|e| at("free", &places.dir)(std::io::Error::other(e)))?;
         }
     }
