@@ -3,7 +3,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TIER ?=
 
-.PHONY: all check fix demo test mutants clean
+.PHONY: all check fix demo test faults mutants clean
 
 all:
 	cargo build --workspace --bins
@@ -26,6 +26,11 @@ demo:
 # All tests; TIER=unit runs one tier.
 test:
 	scripts/test $(TIER)
+
+# Cuts, freezes and power failures of real radiators: longer than `make test` takes.
+faults:
+	scripts/setup
+	cargo test --workspace --no-fail-fast --test cuts -- --test-threads=1
 
 # Switches off one safety at a time; each must turn a test red.
 mutants:

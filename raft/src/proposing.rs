@@ -114,7 +114,11 @@ impl Node {
 
     /// Proposes only if this member leads, and lets no other leader take it: for what was decided from
     /// what this leader alone knows, such as that a lease has ended.
-    pub async fn propose_as_leader(&self, command: Command, deadline: Instant) -> Result<Outcome, ProposeError> {
+    pub async fn propose_as_leader(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
         let (proposal, _) = prepared(command)?;
         match self.propose_here(proposal, deadline).await {
             Attempt::Over(result) => result,

@@ -118,19 +118,6 @@ async fn without_a_quorum_nothing_is_acknowledged_and_it_is_said_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leadership_is_handed_over_on_request() {
-    let machines = three(None).await;
-    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
-    let old = leader(&nodes).await;
-    let to = nodes.iter().find(|n| n.id() != old.id()).unwrap();
-    old.transfer_leader(to.id(), deadline()).await.unwrap();
-    eventually("it leads", || to.leadership().borrow().is_me).await;
-    to.barrier().await.unwrap();
-    assert!(old.set_voters([1].into(), deadline()).await.is_err(), "only the leader changes voters");
-    shut_all(machines).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_home_writes_nothing() {
     let machines = three(None).await;
     let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();

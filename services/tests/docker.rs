@@ -128,55 +128,6 @@ async fn a_container_without_its_volume_is_not_started() {
     assert!(!stage.engine.find(&name("notes")).await.unwrap().unwrap().running);
 }
 
-/// A shared mount, unmounted with all below it at the end.
-struct Shared(std::path::PathBuf);
-
-impl Shared {
-    fn new(folder: std::path::PathBuf) -> Self {
-        use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
-        mount_bind(&folder, &folder).unwrap();
-        mount_change(&folder, MountPropagationFlags::SHARED).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let volume = self.0.join("volume");
-        for path in [&volume, &self.0] {
-            // The volume is mostly unmounted by the test itself.
-            rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).ok();
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_volume_unmounted_on_the_radiator_is_gone_from_the_container_too() {
-    let Some(stage) = Stage::set("a_volume_unmounted_on_the_radiator").await else { return };
-    let shared = Shared::new(stage.folder("shared"));
-    let volume = stage.folder("shared/volume");
-    let mount = BindMount { mountpoint: Some(volume.clone()), ..bind(&volume, "/data") };
-    let text = "[ -e /data/file ] || exit 9; while [ -e /data/file ]; do sleep 0.1; done";
-    stage.engine.prepare(&ContainerPlan { mounts: vec![mount], ..script("notes", text) }).await;
-    // Created before, mounted afterwards: as on a standby that takes over.
-    rustix::mount::mount(
-        "none",
-        &volume,
-        "tmpfs",
-        rustix::mount::MountFlags::empty(),
-        None::<&std::ffi::CStr>,
-    )
-    .unwrap();
-    std::fs::write(volume.join("file"), "").unwrap();
-    stage.engine.start(&name("notes"), 1).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(stage.engine.find(&name("notes")).await.unwrap().unwrap().running);
-    rustix::mount::unmount(&volume, rustix::mount::UnmountFlags::empty()).unwrap();
-    let ended = stage.until(&name("notes"), "ended", |found| !found.running).await;
-    assert_eq!(ended.exit_code, Some(0));
-    drop(shared);
-}
-
 #[tokio::test]
 async fn a_container_that_dies_at_once_is_seen_with_its_code_its_words_and_its_event() {
     let Some(stage) = Stage::set("a_container_that_dies_at_once").await else { return };

@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = thermidor_supervisor::cli::Cli::parse();
-    let filter = EnvFilter::try_from_env("THERMIDOR_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error,fuser=error"));
+    let filter = EnvFilter::try_from_env("THERMIDOR_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,fuser=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -32,7 +32,11 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
         Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
-        Some(holder) if !ended && wanted.is_some_and(|w| w != holder) && (is_off(view, holder) || settled(view) == wanted) => {
+        Some(holder)
+            if !ended
+                && wanted.is_some_and(|w| w != holder)
+                && (is_off(view, holder) || settled(view) == wanted) =>
+        {
             hold(None);
         }
         _ => {}
@@ -42,7 +46,8 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
 /// Where the first service has been for a while, and runs.
 fn settled(view: &View<'_>) -> Option<NodeId> {
     let (name, service) = view.principal().and_then(|name| view.state.services.get_key_value(name))?;
-    let runs = |node: &NodeId| view.report(*node).and_then(|r| r.instances.get(name)).is_some_and(|i| i.running);
+    let runs =
+        |node: &NodeId| view.report(*node).and_then(|r| r.instances.get(name)).is_some_and(|i| i.running);
     let steady = service.phase == Phase::Run && !within(view.now, service.since_ms, SETTLED_MS);
     service.active.filter(runs).filter(|_| steady)
 }

@@ -218,16 +218,18 @@ impl Leader {
             return;
         }
         let failed = match &action {
-            Action::Propose(command) => match self.node.propose_as_leader(command.clone(), within(PROPOSE_MAX)).await {
-                Ok(Outcome::Refused(refusal)) => {
-                    if let Some((right, _)) = &barred {
-                        self.book(leadership).ledger.unbar(right);
+            Action::Propose(command) => {
+                match self.node.propose_as_leader(command.clone(), within(PROPOSE_MAX)).await {
+                    Ok(Outcome::Refused(refusal)) => {
+                        if let Some((right, _)) = &barred {
+                            self.book(leadership).ledger.unbar(right);
+                        }
+                        Some(refusal.to_string())
                     }
-                    Some(refusal.to_string())
+                    Ok(_) => None,
+                    Err(e) => Some(e.to_string()),
                 }
-                Ok(_) => None,
-                Err(e) => Some(e.to_string()),
-            },
+            }
             Action::SetVoters(voters) => {
                 self.node.set_voters(voters.clone(), within(VOTERS_MAX)).await.err().map(|e| e.to_string())
             }

@@ -83,8 +83,10 @@ fn lab_run(command: &[String]) -> anyhow::Result<ExitCode> {
     lab.engines_ready()?;
     let here = std::env::current_dir()?;
     let mut run = lab.radiator("bench")?.command("sh")?;
-    run.args(["-c", r#"cd "$1" && shift && exec "$@""#, "lab"]).arg(here).args(command);
-    let status = run.env("THERMIDOR_TEST_DOCKER", "unix:///run/docker.sock").status()?;
+    run.args(["-c", r#"mount --make-rshared / && cd "$1" && shift && exec "$@""#, "lab"])
+        .arg(here)
+        .args(command);
+    let status = run.env("THERMIDOR_TEST_DOCKER", "/run/docker.sock").status()?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 

@@ -147,7 +147,8 @@ impl Demo {
                 && s.holder() == s.runs_on(SERVICE)
         };
         let patience_s = if when == "in winter" { 30 } else { 1 };
-        let status = match self.home.wait(patience_s, "one radiator to be leader, active and holder", all_one) {
+        let status = match self.home.wait(patience_s, "one radiator to be leader, active and holder", all_one)
+        {
             Ok(status) => status,
             Err(_) => self.home.wait(30, "mail to run", |s| s.runs_on(SERVICE).is_some())?,
         };
