@@ -177,10 +177,10 @@ impl Volumes {
         let program = std::env::current_exe()?;
         let command: Vec<OsString> = vec![
             program.into(),
-            "--data".into(),
-            self.paths.data.clone().into(),
             "volume-process".into(),
             volume.as_str().into(),
+            "--data".into(),
+            self.paths.data.clone().into(),
         ];
         VolumeControl::spawn(&command, &dir.join("log"))
     }
