@@ -272,8 +272,10 @@ pub enum Why {
     Heat,
     /// A person's wish, or a radiator going off.
     Planned,
-    /// The active's lease ended.
+    /// The active's lease ended, and its radiator is silent: it leaves the in-sync sets as well.
     Failover,
+    /// The active's lease ended; its radiator is heard, but can't serve.
+    Unfit,
     /// The active lost its place and takes it again.
     Again,
 }

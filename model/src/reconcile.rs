@@ -47,6 +47,9 @@ pub enum Device {
     Absent,
 }
 
+/// What a service rests for whose lease is about to come.
+pub const WAITS_FOR_LEASE: &str = "waits for its lease";
+
 /// The one next thing to do for a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -181,7 +184,7 @@ fn run(state: &State, actual: &Actual, name: &ServiceName, service: &Service) ->
         return Step::GiveBack { epoch };
     }
     if actual.leases.get(name) != Some(&epoch) {
-        return Step::Rest("waits for its lease");
+        return Step::Rest(WAITS_FOR_LEASE);
     }
     if found.absent {
         return Step::Rest("waits for its volume's process");

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermidor_model::NodeId;
 use thermidor_services::ingress::{
@@ -273,6 +273,8 @@ async fn bytes_pass_here_and_through_and_half_closed_ends_are_kept() {
 async fn the_container_is_told_the_clients_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let home = Home::new(listener.local_addr().unwrap(), true);
+    // None ends while the next is looked at: one that is hung up on would be tried again.
+    let mut open = Vec::new();
     for node in [1, 3] {
         let client = home.connect(node).await;
         let (mut stream, _) = soon("the container's connection", listener.accept()).await.unwrap();
@@ -285,7 +287,38 @@ async fn the_container_is_told_the_clients_address() {
         assert_eq!(header[20..24], [127, 0, 7, node as u8], "what the client reached");
         assert_eq!(header[24..26], own.port().to_be_bytes());
         assert_eq!(header[26..28], home.published.to_be_bytes());
+        open.push((client, stream));
     }
+}
+
+#[tokio::test]
+async fn of_many_parked_connections_one_tries_and_all_follow_it() {
+    const PARKED: usize = 60;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let home = Home::new(backend, false);
+    let mut clients = Vec::new();
+    for _ in 0..PARKED {
+        clients.push(home.connect(1).await);
+    }
+    // A service that takes connections and hangs up, as one does that is not ready yet.
+    let mut tried = 0;
+    let unready = Instant::now() + Duration::from_secs(1);
+    while let Ok(Ok((stream, _))) = tokio::time::timeout_at(unready.into(), listener.accept()).await {
+        drop(stream);
+        tried += 1;
+    }
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"ready").await.unwrap();
+            tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+        }
+    });
+    for client in &mut clients {
+        reads(client, "ready").await;
+    }
+    // Each once, then the first of them again and again.
+    assert!(tried >= PARKED && tried < 3 * PARKED, "{PARKED} parked connections tried {tried} times");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ impl State {
         let present = self.service_at(service, epoch_was)?;
         self.radiator(to)?;
         match (why, present.active) {
-            (Why::Failover, _) | (_, None) => {}
+            (Why::Failover | Why::Unfit, _) | (_, None) => {}
             (Why::Again, Some(active)) if active == to => {}
             (_, Some(active)) => {
                 return stale(format!("{service} is active on {}: it must stop first", self.name_of(active)));
@@ -86,9 +86,13 @@ impl State {
                 return stale(format!("{} is not in sync for {name}", self.name_of(to)));
             }
         }
+        let lost = present.active.filter(|lost| why == Why::Failover && *lost != to);
         for volume in self.volumes.values_mut().filter(|v| v.service == *service) {
             volume.epoch += 1;
             volume.active = Some(to);
+        }
+        if let Some(lost) = lost {
+            self.leave_sets(at, service, lost);
         }
         let epoch = epoch_was + 1;
         if let Some(s) = self.services.get_mut(service) {
@@ -104,7 +108,8 @@ impl State {
                 s.moved_ms.push(at);
             }
         }
-        let weight = if why == Why::Failover { Weight::Mail } else { Weight::Note };
+        let unplanned = matches!(why, Why::Failover | Why::Unfit);
+        let weight = if unplanned { Weight::Mail } else { Weight::Note };
         self.tell(at, weight, &format!("active/{service}"), reason.to_string());
         Ok(Outcome::Epoch(epoch))
     }

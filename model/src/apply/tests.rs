@@ -213,12 +213,35 @@ fn a_stale_take_over_or_set_change_is_refused() {
         Command::JoinSet { volume: box_volume(), epoch: 2, set_was, node: 3, id: ReplicaId(77) },
         "is not the one",
     );
-    assert!(matches!(
-        home.apply(Command::DropFromSet { volume: box_volume(), epoch: 2, set_was, node: 1 }),
-        Outcome::Set(_)
-    ));
-    let set_was = home.set();
     home.refuses(Command::RemoveReplica { volume: box_volume(), set_was, node: 2 }, "active");
+}
+
+#[test]
+fn whoever_is_failed_over_leaves_the_set_unless_it_is_the_last() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.join_set(2);
+    let set_was = home.set();
+    assert_eq!(home.activate(1, 2, Why::Failover), Outcome::Epoch(2));
+    assert_eq!(home.0.volumes[&box_volume()].in_sync, [2].into());
+    assert_eq!(home.set(), set_was + 1);
+    let told = home
+        .0
+        .events
+        .iter()
+        .any(|e| e.text == "salon is behind for box: 1 in sync, below its durability of 2");
+    assert!(told, "{:?}", home.0.events);
+    assert_eq!(home.activate(2, 2, Why::Failover), Outcome::Epoch(3), "again where it was");
+    assert_eq!(home.0.volumes[&box_volume()].in_sync, [2].into());
+}
+
+#[test]
+fn whoever_is_heard_but_unfit_stays_in_the_set() {
+    let mut home = Home::with_mail();
+    home.activate(0, 1, Why::Start);
+    home.join_set(2);
+    assert_eq!(home.activate(1, 2, Why::Unfit), Outcome::Epoch(2));
+    assert_eq!(home.0.volumes[&box_volume()].in_sync, [1, 2].into());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Applied, invalid, stale};
 use crate::command::{Outcome, Refusal};
-use crate::name::{NodeId, ReplicaId, UnixMs, VolumeName};
+use crate::name::{NodeId, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::state::{Role, State, Volume, Weight};
 
 impl State {
@@ -132,19 +132,37 @@ impl State {
         if volume.in_sync.len() == 1 {
             return invalid(format!("{} holds the last in-sync replica of {name}", self.name_of(node)));
         }
-        let Some(volume) = self.volumes.get_mut(name) else { return stale("gone") };
+        Ok(Outcome::Set(self.leave_set(at, name, node)))
+    }
+
+    /// After a failover: the old active's lease has run out without a word from it. The new one would wait
+    /// for it in vain before its first flush, so it leaves the sets with the same command.
+    pub(super) fn leave_sets(&mut self, at: UnixMs, service: &ServiceName, lost: NodeId) {
+        let of_service =
+            |v: &Volume| v.service == *service && v.in_sync.contains(&lost) && v.in_sync.len() > 1;
+        let names: Vec<_> =
+            self.volumes.iter().filter(|(_, v)| of_service(v)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.leave_set(at, &name, lost);
+        }
+    }
+
+    /// Takes a member out of a set that has others, and says so. Answers the set's new version.
+    fn leave_set(&mut self, at: UnixMs, name: &VolumeName, node: NodeId) -> u64 {
+        let mut text = format!("{} is behind for {name}", self.name_of(node));
+        let Some(volume) = self.volumes.get_mut(name) else { return 0 };
         volume.in_sync.remove(&node);
         volume.set_version += 1;
         let (version, left, durability) =
             (volume.set_version, volume.in_sync.len() as u32, volume.durability);
+        text.push_str(&format!(": {left} in sync"));
         let below = left < durability;
-        let mut text = format!("{} is behind for {name}: {left} in sync", self.name_of(node));
         if below {
             text.push_str(&format!(", below its durability of {durability}"));
         }
         let weight = if below { Weight::Mail } else { Weight::Note };
         self.tell(at, weight, &format!("volume/{name}"), text);
-        Ok(Outcome::Set(version))
+        version
     }
 
     pub(super) fn promote(

@@ -165,6 +165,12 @@ impl Ledger {
         self.fresh_until_ns
     }
 
+    /// When the next lease ends if it is not renewed, ns: the planner should look again then.
+    pub fn next_end_ns(&self, now_ns: u64) -> Option<u64> {
+        let ends = self.granted.values().map(|granted| granted.until_ns).chain([self.fresh_until_ns]);
+        ends.filter(|end| *end > now_ns).min()
+    }
+
     /// Forgets rights of services that are no more, so that the ledger stays as small as the home.
     pub fn prune(&mut self, state: &State) {
         let known = |right: &Right| match right {

@@ -53,10 +53,11 @@ fn again(case: &Case<'_>, active: NodeId) -> Decided {
 fn failover(case: &Case<'_>, from: NodeId, to: NodeId) -> Decided {
     let (view, name) = (case.view, case.name);
     let here = view.name(from);
+    let why = if view.lively(from) { Why::Unfit } else { Why::Failover };
     let because = match view.broken_volume(name, from) {
         _ if !view.lively(from) => format!("{here} is silent"),
         Some(broken) => format!("in {here} {broken}"),
         None => format!("{here} lost its lease and can't have it again"),
     };
-    case.activate(to, Why::Failover, format!("{name} is taken over by {}: {because}", view.name(to)))
+    case.activate(to, why, format!("{name} is taken over by {}: {because}", view.name(to)))
 }

@@ -2,6 +2,7 @@
 //! connections on to the active one, parking those that come while there is none.
 
 mod cuts;
+mod gates;
 mod listeners;
 mod pass;
 mod proxy;
@@ -13,6 +14,7 @@ pub use routes::{PortRoute, ROUTES_FILE, ROUTES_VERSION, Route, Routes, RoutesEr
 
 use crate::link::Link;
 use cuts::{Cuts, Leases};
+use gates::Gates;
 use listeners::{Door, Listeners};
 use routes::RoutesFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -85,6 +87,7 @@ struct Shared {
     leases: Leases,
     cuts: Cuts,
     table: watch::Receiver<Arc<Routes>>,
+    gates: Arc<Gates>,
     dials: Arc<Semaphore>,
     ending: CancellationToken,
 }
@@ -104,6 +107,7 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
         leases: Leases::new(&options.lease_page),
         cuts: Cuts::default(),
         table,
+        gates: Arc::default(),
         dials: Arc::new(Semaphore::new(DIALS_MAX)),
         // Sessions end with the process's reason to be, also when this future is dropped.
         ending: ending.child_token(),

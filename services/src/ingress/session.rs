@@ -16,9 +16,11 @@ use tokio::time::Instant;
 
 /// A container or peer that has not taken the connection by then is tried again.
 const DIAL_MAX: Duration = Duration::from_millis(400);
-/// Pause before the second attempt, and the longest: a parked connection is tried this often at least.
-const PAUSE_MIN: Duration = Duration::from_millis(15);
-const PAUSE_MAX: Duration = Duration::from_millis(120);
+/// Pause before the second attempt, and the longest: of those parked at a port one tries this often at least.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(40);
+/// A service that has held a connection for so long is there, though it may not have said anything.
+const READY: Duration = Duration::from_millis(50);
 /// What a service may say in its first chunk.
 const GREETING_MAX: usize = 4 << 10;
 
@@ -118,6 +120,9 @@ pub async fn serve(shared: &Shared, client: TcpStream, from: SocketAddr, publish
         return; // it is gone already
     }
     let mut table = shared.table.clone();
+    let gate = shared.gates.at(published);
+    let mut opened = gate.opened.subscribe();
+    let mut turn = None;
     let parked = Instant::now();
     let mut pause = PAUSE_MIN;
     for attempt in 0.. {
@@ -125,8 +130,24 @@ pub async fn serve(shared: &Shared, client: TcpStream, from: SocketAddr, publish
         let mut way_changed = table.clone();
         let refused = tokio::select! {
             biased;
-            tried = connect(shared, &routes, &client, from, server, published, attempt) => match tried {
-                Ok(connected) => return through(shared, client, connected).await,
+            tried = async {
+                let reached = reach(shared, &routes, from, server, published, attempt).await?;
+                let mut connecting = std::pin::pin!(connect(shared, reached, &client));
+                let connected = match tokio::time::timeout(READY, &mut connecting).await {
+                    Ok(connected) => connected?,
+                    // It holds the connection, and waits for its client's first word perhaps.
+                    Err(_) => {
+                        gate.open(turn.is_some());
+                        return connecting.await;
+                    }
+                };
+                gate.open(turn.is_some());
+                Ok(connected)
+            } => match tried {
+                Ok(connected) => {
+                    drop(turn);
+                    return through(shared, client, connected).await;
+                }
                 Err(refused) => Some(refused),
             },
             // A dial to a radiator that has just lost its plug must not outlive the news.
@@ -139,9 +160,18 @@ pub async fn serve(shared: &Shared, client: TcpStream, from: SocketAddr, publish
                 return;
             }
             tracing::debug!(%from, published, why = %refused, attempt, "parked");
-            tokio::select! {
-                () = tokio::time::sleep(pause.min(left)) => pause = (pause * 2).min(PAUSE_MAX),
-                () = changed(&mut table, &routes, published) => pause = PAUSE_MIN,
+            // One of all that wait here tries again and again; the others follow once it is through.
+            match &turn {
+                Some(_) => tokio::select! {
+                    () = tokio::time::sleep(pause.min(left)) => pause = (pause * 2).min(PAUSE_MAX),
+                    () = changed(&mut table, &routes, published) => pause = PAUSE_MIN,
+                },
+                None => tokio::select! {
+                    biased;
+                    _ = opened.changed() => {}
+                    first = gate.front.acquire() => turn = first.ok(),
+                    () = tokio::time::sleep(left) => {}
+                },
             }
         }
     }
@@ -162,27 +192,32 @@ async fn changed(table: &mut tokio::sync::watch::Receiver<Arc<Routes>>, routes: 
     }
 }
 
-/// A service that has been reached and has said its first word, or waits for the client's.
+/// A service that has been reached; nothing has been said yet.
+struct Reached {
+    upstream: Box<dyn Stream>,
+    under: Under,
+}
+
+/// The same, once it has said its first word, or waits for the client's.
 struct Connected {
     upstream: Box<dyn Stream>,
     greeting: Vec<u8>,
     seat: Seat,
 }
 
-/// One try. Nothing is read from the client and nothing sent to it.
-async fn connect(
+/// One try to reach the service.
+async fn reach(
     shared: &Shared,
     routes: &Routes,
-    client: &TcpStream,
     from: SocketAddr,
     server: SocketAddr,
     published: u16,
     attempt: u32,
-) -> Result<Connected, Refused> {
+) -> Result<Reached, Refused> {
     let (route, port) = routes.by_port(published).ok_or(Refused::Nowhere("no service has this port"))?;
     let holds = |name: &ServiceName, epoch| shared.leases.hold(name, epoch);
     let mut under = Under { service: route.name.clone(), epoch: route.epoch, leased: true };
-    let mut upstream: Box<dyn Stream> = match routes.way(shared.link.node, published, attempt, holds) {
+    let upstream: Box<dyn Stream> = match routes.way(shared.link.node, published, attempt, holds) {
         Way::Here(backend) => Box::new(reached(backend, port.proxy_protocol, from, server).await?),
         Way::Through(node, address) => {
             let service = route.name.clone();
@@ -195,6 +230,12 @@ async fn connect(
         }
         Way::Nowhere(why) => return Err(Refused::Nowhere(why)),
     };
+    Ok(Reached { upstream, under })
+}
+
+/// Waits for the greeting. Nothing is read from the client and nothing sent to it.
+async fn connect(shared: &Shared, reached: Reached, client: &TcpStream) -> Result<Connected, Refused> {
+    let Reached { mut upstream, under } = reached;
     let seat = shared.cuts.enter(under);
     let greeting = greeted(client, &mut upstream, &seat).await?;
     if !seat.open(&shared.leases) {

@@ -103,10 +103,14 @@ impl Guard {
 
     /// Says hello and looks what was fenced, for as long as the daemon lives. Gives the floating address back
     /// at once when the home has taken it from this radiator.
-    pub async fn run(self, node: NodeId, state: watch::Receiver<Arc<State>>, shared: Shared) {
+    pub async fn run(self, node: NodeId, mut state: watch::Receiver<Arc<State>>, shared: Shared) {
+        let mut asked = Rights::default();
         loop {
+            let rights = Rights::of(&state.borrow_and_update(), node);
+            let hello = if rights.has_more_than(&asked) { Call::Ask } else { Call::Hello };
             let looked = async {
-                self.done(&Call::Hello).await?;
+                self.done(&hello).await?;
+                asked = rights;
                 let status = self.status().await?;
                 let held = status.leases.iter().find(|l| l.name == ADDRESS && l.left_ms > 0);
                 let mine = state.borrow().address.holder == Some(node);
@@ -119,8 +123,32 @@ impl Guard {
                 Ok(status) => note(&shared, status),
                 Err(e) => shared.lock().guard_trouble = Some(format!("{e:#}: is `thermidor guard` running?")),
             }
-            tokio::time::sleep(HELLO_EVERY).await;
+            let more = |s: &Arc<State>| Rights::of(s, node).has_more_than(&asked);
+            // Asked for at once, not with the guard's next request: a client waits for it.
+            tokio::select! {
+                _ = tokio::time::sleep(HELLO_EVERY) => {}
+                changed = state.wait_for(more) => if changed.is_err() { return },
+            }
         }
+    }
+}
+
+/// What the applied state gives a radiator the right to: epochs of services and of the address.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rights(BTreeMap<String, u64>);
+
+impl Rights {
+    fn of(state: &State, node: NodeId) -> Self {
+        let active = state.services.iter().filter(|(_, s)| s.active == Some(node));
+        let mut rights: BTreeMap<_, _> = active.map(|(name, s)| (name.to_string(), s.epoch)).collect();
+        if state.address.holder == Some(node) {
+            rights.insert(ADDRESS.to_string(), state.address.epoch);
+        }
+        Self(rights)
+    }
+
+    fn has_more_than(&self, known: &Self) -> bool {
+        self.0.iter().any(|(name, epoch)| known.0.get(name).is_none_or(|before| before < epoch))
     }
 }
 

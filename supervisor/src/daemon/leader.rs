@@ -6,7 +6,7 @@ use crate::api::view::LeaderView;
 use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermidor_model::lease::{Beginning, Ledger, Right};
 use thermidor_model::observe::{LeaseGrant, LeaseRequest, Observed, Report};
 use thermidor_model::placement::{Action, Now, Reason, plan};
@@ -18,6 +18,12 @@ use tracing::{info, warn};
 
 /// How often the leader looks, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The same while another leads: its becoming leader wakes it.
+const FOLLOWING: Duration = Duration::from_secs(5);
+
+/// How long an action that was not done is left alone.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long one proposal may take before the leader looks again.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
@@ -35,12 +41,14 @@ struct Book {
     ledger: Ledger,
     reports: BTreeMap<NodeId, (Report, u64)>,
     reasons: BTreeMap<ServiceName, Reason>,
+    /// Actions that were not done, and when.
+    failed: Vec<(Action, Instant)>,
 }
 
 impl Book {
     fn of(node: &Node, since_ns: u64, beginning: Beginning) -> Self {
         let ledger = Ledger::begin(node.state().borrow().timing, since_ns, beginning);
-        Self { since_ns, ledger, reports: BTreeMap::new(), reasons: BTreeMap::new() }
+        Self { since_ns, ledger, reports: BTreeMap::new(), reasons: BTreeMap::new(), failed: Vec::new() }
     }
 }
 
@@ -50,13 +58,16 @@ pub struct Leader {
     node: Node,
     book: Arc<Mutex<Book>>,
     wake: Arc<Notify>,
+    /// Held while the voters change or the leadership is handed on: that may take seconds, in which a
+    /// failover must not wait.
+    membership: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Leader {
     /// A leader's desk on this member.
     pub fn new(node: Node) -> Self {
         let book = Book::of(&node, 0, Beginning::Handed);
-        Self { node, book: Arc::new(Mutex::new(book)), wake: Arc::new(Notify::new()) }
+        Self { node, book: Arc::new(Mutex::new(book)), wake: Arc::default(), membership: Arc::default() }
     }
 
     /// The book of the present leadership; a new leadership begins with an empty one.
@@ -168,7 +179,7 @@ impl Leader {
         let mut leadership = self.node.leadership();
         loop {
             tokio::select! {
-                _ = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = tokio::time::sleep(self.look_in()) => {}
                 _ = self.wake.notified() => {}
                 changed = state.changed() => if changed.is_err() { return },
                 changed = leadership.changed() => if changed.is_err() { return },
@@ -179,11 +190,19 @@ impl Leader {
         }
     }
 
+    /// When to look again: at the end of the next lease, if that comes first.
+    fn look_in(&self) -> Duration {
+        let Ok(leading) = self.leadership() else { return FOLLOWING };
+        let now = boottime_ns();
+        let end = self.book(&leading).ledger.next_end_ns(now);
+        end.map_or(LOOK_EVERY, |end| Duration::from_nanos(end - now).min(LOOK_EVERY))
+    }
+
     async fn look(&self, leadership: &Leadership) {
         let state: Arc<State> = self.node.state().borrow().clone();
         let observed = self.observe(leadership);
         let plan = plan(&state, &observed, now());
-        {
+        let failed = {
             let mut book = self.book(leadership);
             for (service, reason) in &plan.reasons {
                 if book.reasons.get(service).is_none_or(|old| old.sentence != reason.sentence) {
@@ -191,8 +210,21 @@ impl Leader {
                 }
             }
             book.reasons = plan.reasons;
+            book.failed.retain(|(_, at)| at.elapsed() < AGAIN);
+            book.failed.clone()
+        };
+        let due = plan.actions.into_iter().filter(|action| failed.iter().all(|(known, _)| known != action));
+        let (commands, membership): (Vec<_>, Vec<_>) = due.partition(|a| matches!(a, Action::Propose(_)));
+        if let (false, Ok(turn)) = (membership.is_empty(), self.membership.clone().try_lock_owned()) {
+            let (this, leadership) = (self.clone(), leadership.clone());
+            tokio::spawn(async move {
+                for action in membership {
+                    this.execute(&leadership, action).await;
+                }
+                drop(turn);
+            });
         }
-        join_all(plan.actions.into_iter().map(|action| self.execute(leadership, action))).await;
+        join_all(commands.into_iter().map(|action| self.execute(leadership, action))).await;
     }
 
     /// Keeps an epoch from being granted while a command is under way that rests on its lease having ended.
@@ -238,9 +270,9 @@ impl Leader {
             }
         };
         if let Some(why) = failed {
-            // The next look computes it anew from what is true then.
+            // A later look computes it anew from what is true then.
             warn!(?action, "not done: {why}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.book(leadership).failed.push((action, Instant::now()));
         }
     }
 }

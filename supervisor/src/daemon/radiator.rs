@@ -5,7 +5,7 @@ use super::worker;
 use super::{Context, Page};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use thermidor_model::reconcile::{Step, reconcile};
+use thermidor_model::reconcile::{Step, WAITS_FOR_LEASE, reconcile};
 use thermidor_model::{ServiceName, State};
 use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::mpsc;
@@ -13,6 +13,10 @@ use tracing::{debug, warn};
 
 /// How often the loop looks, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often it looks while a service waits for its lease, which is about to come, and for how long.
+const LEASE_EVERY: Duration = Duration::from_millis(10);
+const LEASE_SOON: Duration = Duration::from_secs(2);
 
 /// How long a service rests after a step of it failed.
 const FAILED_REST: Duration = Duration::from_millis(500);
@@ -25,9 +29,11 @@ pub async fn run(context: Context) {
     let (done, mut ended) = mpsc::channel::<(ServiceName, bool)>(DONE_MAX);
     let mut busy: BTreeMap<ServiceName, Option<Instant>> = BTreeMap::new();
     let mut state = context.node.state();
+    let mut waits: Option<Instant> = None;
     loop {
+        let soon = waits.is_some_and(|since| since.elapsed() < LEASE_SOON);
         tokio::select! {
-            _ = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = tokio::time::sleep(if soon { LEASE_EVERY } else { LOOK_EVERY }) => {}
             _ = context.shared.wake.notified() => {}
             changed = state.changed() => if changed.is_err() { return },
             Some((service, well)) = ended.recv() => {
@@ -40,7 +46,12 @@ pub async fn run(context: Context) {
         let now = Instant::now();
         busy.retain(|_, rest| rest.is_none_or(|until| until > now));
         let home = state.borrow_and_update().clone();
-        for (service, step) in next_steps(&context, &home, now) {
+        let steps = next_steps(&context, &home, now);
+        waits = match steps.values().any(|s| *s == Step::Rest(WAITS_FOR_LEASE)) {
+            true => Some(waits.unwrap_or(now)),
+            false => None,
+        };
+        for (service, step) in steps {
             if busy.contains_key(&service) {
                 continue;
             }

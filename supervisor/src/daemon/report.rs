@@ -6,25 +6,52 @@ use super::{Context, within};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::observe::{Readiness, Report};
-use thermidor_model::{ServiceName, State};
+use thermidor_model::{NodeId, ServiceName, State};
+use thermidor_raft::Leadership;
+use tokio::sync::watch;
 
 /// How long a report may be under way.
 const REPORT_MAX: Duration = Duration::from_millis(800);
 
+/// How soon a report that nobody took is made anew.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Reports for as long as the daemon lives.
 pub async fn run(context: Context, mut climate: Climate) {
     let every = Duration::from_millis(context.node.state().borrow().timing.report_ms);
+    let mut leadership = context.node.leadership();
     loop {
         let state = context.node.state().borrow().clone();
         let reading = climate.read(&state, now()).await;
         let report = draw(&context, &state, reading);
-        if let Err(e) = deliver(&context, report).await {
-            tracing::debug!("no leader took the report: {e}");
-        }
+        let told = leadership.borrow_and_update().leader;
+        // A fresh leader knows nothing, and places nothing here before it has heard from us: what is under
+        // way to the one before it is given up.
+        let delivered = tokio::select! {
+            delivered = deliver(&context, report) => delivered,
+            () = another_leads(&mut leadership, told) => continue,
+        };
+        let pause = match delivered {
+            Ok(()) => every,
+            Err(e) => {
+                tracing::debug!("no leader took the report: {e}");
+                AGAIN
+            }
+        };
         tokio::select! {
-            _ = tokio::time::sleep(every) => {}
+            _ = tokio::time::sleep(pause) => {}
             _ = context.shared.report_now.notified() => tokio::time::sleep(Duration::from_millis(20)).await,
+            () = another_leads(&mut leadership, told) => {}
         }
+    }
+}
+
+/// Ends when somebody other than `told` leads.
+async fn another_leads(leadership: &mut watch::Receiver<Leadership>, told: Option<NodeId>) {
+    let another = |l: &Leadership| l.leader.is_some() && l.leader != told;
+    if leadership.wait_for(another).await.is_err() {
+        // The daemon is ending.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -21,6 +21,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 pub enum Call {
     /// The daemon lives. To be said more often than `daemon_absent_max_ms`.
     Hello,
+    /// The home has made this radiator active, or holder of the address: there is a lease to be had.
+    Ask,
     /// What to kill when the lease of this epoch is lost. To be called *before* the container starts
     /// and again whenever the socket had to be opened anew; refused where that epoch is not
     /// held, and then the container must not be started. Whatever is in the cgroup of an epoch

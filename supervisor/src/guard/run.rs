@@ -352,6 +352,10 @@ impl Guard {
         }
         let done = match call {
             Call::Hello => Ok(()),
+            Call::Ask => {
+                self.ask_now = true;
+                Ok(())
+            }
             Call::Register { service, epoch, cgroup, pid } => {
                 self.register(service, Registered { epoch, cgroup, pid }, now)
             }

@@ -175,7 +175,7 @@ fn an_active_that_only_lost_its_lease_starts_again() {
     assert_eq!(home.sentence(), "mail is being started in salon");
     home.state.services.get_mut(&mail()).unwrap().since_ms = home.now_ms - 5_000;
     let elsewhere = "mail is taken over by bureau: salon lost its lease and can't have it again";
-    assert_eq!(home.commands(), vec![home.activate(BUREAU, Why::Failover, elsewhere)]);
+    assert_eq!(home.commands(), vec![home.activate(BUREAU, Why::Unfit, elsewhere)]);
     home.images =
         [(BUREAU, Readiness::Preparing("building".into())), (CAVE, Readiness::Failed("no".into()))].into();
     home.observe();
