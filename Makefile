@@ -2,8 +2,9 @@
 
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TIER ?=
+BENCH ?=
 
-.PHONY: all check fix demo test faults mutants clean
+.PHONY: all check fix demo test faults mutants bench clean
 
 all:
 	cargo build --workspace --bins
@@ -36,6 +37,12 @@ faults:
 mutants:
 	scripts/setup
 	scripts/mutants
+
+# Figures, against what others do in the same run; BENCH=consensus runs one group.
+bench:
+	scripts/setup etcd:etcd-server etcdctl:etcd-client
+	cargo build --release --workspace --bins
+	target/release/thermidor-bench $(BENCH)
 
 clean:
 	-target/debug/thermidor lab-sweep

@@ -3,17 +3,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod record;
 
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thermidor_supervisor::demo::lab::images::Image;
 use thermidor_supervisor::demo::lab::{Lab, Options};
 
-/// The program of that name built beside this test.
+/// The program of that name built beside this test or bench.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe().context("where this test is")?;
-    let beside = test.parent().and_then(Path::parent).context("a test lies in target/PROFILE/deps")?;
+    let this = std::env::current_exe().context("where this program is")?;
+    let folder = this.parent().context("a program lies in target/PROFILE")?;
+    // A test lies one deeper.
+    let beside = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = beside.join(name);
     anyhow::ensure!(path.exists(), "{} is not built; run `cargo build --workspace --bins`", path.display());
     Ok(path)
@@ -22,7 +25,6 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Options of a lab that runs `thermidor` and whose engines hold these images.
 pub fn options(images: &[Image]) -> Result<Options> {
     let mut options = Options::beside(&program("thermidor")?);
-    options.helper = program("thermidor-lab")?;
     if images.is_empty() {
         options.engine = false;
         return Ok(options);

@@ -51,8 +51,8 @@ pub struct Options {
     pub engine: bool,
     /// Environment of the radiators' units, beside what the lab sets.
     pub env: Vec<(String, String)>,
-    /// The program with the verbs of [`super::DemoCommand`]; `thermidor` itself, but in tests
-    /// of the lab alone.
+    /// The program with the verbs of [`super::DemoCommand`]: `thermidor` itself, unless a test
+    /// runs another as the radiators'.
     pub helper: PathBuf,
 }
 
