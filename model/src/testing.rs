@@ -10,8 +10,9 @@ use crate::timing::Timing;
 use crate::{Command, Outcome, Proposal, State};
 use std::collections::BTreeMap;
 
-/// The names of a test home's radiators, members 1 to 5.
-pub const RADIATORS: [&str; 5] = ["salon", "bureau", "cave", "grenier", "atelier"];
+/// The names of a test home's radiators, members 1 to 8.
+pub const RADIATORS: [&str; 8] =
+    ["salon", "bureau", "cave", "grenier", "atelier", "cuisine", "chambre", "garage"];
 
 /// The service `mail`.
 pub fn mail() -> ServiceName {
@@ -106,17 +107,24 @@ pub fn joined(radiators: usize) -> State {
             timing: Timing::default(),
         },
     );
-    for (i, name) in RADIATORS[..radiators].iter().enumerate().skip(1) {
-        done(&mut state, Command::Invite { token_hash: (*name).into(), expires_ms: 2_000_000 });
-        let join = Command::Join {
-            token_hash: (*name).into(),
-            name: RadiatorName::new(*name).expect("a name"),
-            address: ([10, 0, 0, i as u8 + 1], 7470).into(),
-            role: Role::Radiator,
-        };
-        assert_eq!(done(&mut state, join), Outcome::Joined(i as NodeId + 1));
+    for name in &RADIATORS[1..radiators] {
+        join(&mut state, name, Role::Radiator);
     }
     state
+}
+
+/// A machine of that name joins; its number.
+pub fn join(state: &mut State, name: &str, role: Role) -> NodeId {
+    let number = state.next_node;
+    done(state, Command::Invite { token_hash: name.into(), expires_ms: 2_000_000 });
+    let join = Command::Join {
+        token_hash: name.into(),
+        name: RadiatorName::new(name).expect("a name"),
+        address: ([10, 0, 0, number as u8], 7470).into(),
+        role,
+    };
+    assert_eq!(done(state, join), Outcome::Joined(number));
+    number
 }
 
 /// The command that declares this after what the state has declared.
