@@ -10,8 +10,9 @@ use crate::timing::Timing;
 use crate::{Command, Outcome, Proposal, State};
 use std::collections::BTreeMap;
 
-/// The names of a test home's radiators, members 1 to 5.
-pub const RADIATORS: [&str; 5] = ["salon", "bureau", "cave", "grenier", "atelier"];
+/// The names of a test home's radiators, members 1 to 8.
+pub const RADIATORS: [&str; 8] =
+    ["salon", "bureau", "cave", "grenier", "atelier", "cuisine", "chambre", "garage"];
 
 /// The service `mail`.
 pub fn mail() -> ServiceName {
@@ -23,17 +24,17 @@ pub fn box_volume() -> VolumeName {
     VolumeName::new("box").expect("a name")
 }
 
-/// A plain service with the volume `box`.
-pub fn service_spec() -> ServiceSpec {
+/// A plain service of an image, without volumes or ports.
+pub fn plain_service() -> ServiceSpec {
     ServiceSpec {
         recipe: None,
-        image: Some("example/mail:1".into()),
+        image: Some("example/plain:1".into()),
         build: None,
         command: None,
         entrypoint: None,
         environment: BTreeMap::new(),
         ports: vec![],
-        volumes: vec![MountSpec { volume: box_volume(), path: "/srv".into(), read_only: false }],
+        volumes: vec![],
         healthcheck: None,
         user: None,
         working_dir: None,
@@ -46,16 +47,31 @@ pub fn service_spec() -> ServiceSpec {
     }
 }
 
+/// A volume mounted for writing.
+pub fn mount(volume: VolumeName, path: &str) -> MountSpec {
+    MountSpec { volume, path: path.into(), read_only: false }
+}
+
+/// A plain service with that volume.
+pub fn service_on(volume: VolumeName) -> ServiceSpec {
+    ServiceSpec { volumes: vec![mount(volume, "/srv")], ..plain_service() }
+}
+
+/// A replicated volume of that size with so many replicas.
+pub fn volume_spec(size_bytes: u64, replicas: u32) -> VolumeSpec {
+    VolumeSpec {
+        size_bytes,
+        replicas,
+        durability: 2.min(replicas),
+        on_degraded: OnDegraded::Continue,
+        driver: VolumeDriver::Replicated,
+    }
+}
+
 /// A declaration of that many radiators with the service `mail`.
 pub fn home_spec(radiators: usize) -> HomeSpec {
     let radiator = RadiatorSpec { heats: Heats::Room, power_w: 250.0, sensor: None, comfort: None };
-    let volume = VolumeSpec {
-        size_bytes: 64 << 20,
-        replicas: 3.min(radiators as u32),
-        durability: 2.min(radiators as u32),
-        on_degraded: OnDegraded::Continue,
-        driver: VolumeDriver::Replicated,
-    };
+    let volume = volume_spec(64 << 20, 3.min(radiators as u32));
     HomeSpec {
         home: HomeName::new("maison").expect("a name"),
         address: None,
@@ -64,7 +80,7 @@ pub fn home_spec(radiators: usize) -> HomeSpec {
             .map(|r| (RadiatorName::new(*r).expect("a name"), radiator.clone()))
             .collect(),
         placement: PlacementSpec::default(),
-        services: [(mail(), service_spec())].into(),
+        services: [(mail(), service_on(box_volume()))].into(),
         volumes: [(box_volume(), volume)].into(),
         notify: None,
     }
@@ -78,8 +94,8 @@ pub fn done(state: &mut State, command: Command) -> Outcome {
     outcome
 }
 
-/// A home of that many radiators, with `mail` declared and nothing placed yet.
-pub fn home_of(radiators: usize) -> State {
+/// A home that so many radiators have joined, members 1, 2, ...; nothing is declared.
+pub fn joined(radiators: usize) -> State {
     let mut state = State::default();
     done(
         &mut state,
@@ -91,24 +107,42 @@ pub fn home_of(radiators: usize) -> State {
             timing: Timing::default(),
         },
     );
-    for (i, name) in RADIATORS[..radiators].iter().enumerate().skip(1) {
-        done(&mut state, Command::Invite { token_hash: (*name).into(), expires_ms: 2_000_000 });
-        let join = Command::Join {
-            token_hash: (*name).into(),
-            name: RadiatorName::new(*name).expect("a name"),
-            address: ([10, 0, 0, i as u8 + 1], 7470).into(),
-            role: Role::Radiator,
-        };
-        done(&mut state, join);
+    for name in &RADIATORS[1..radiators] {
+        join(&mut state, name, Role::Radiator);
     }
-    let declare = Command::Declare {
-        revision_was: 0,
+    state
+}
+
+/// A machine of that name joins; its number.
+pub fn join(state: &mut State, name: &str, role: Role) -> NodeId {
+    let number = state.next_node;
+    done(state, Command::Invite { token_hash: name.into(), expires_ms: 2_000_000 });
+    let join = Command::Join {
+        token_hash: name.into(),
+        name: RadiatorName::new(name).expect("a name"),
+        address: ([10, 0, 0, number as u8], 7470).into(),
+        role,
+    };
+    assert_eq!(done(state, join), Outcome::Joined(number));
+    number
+}
+
+/// The command that declares this after what the state has declared.
+pub fn declare(state: &State, spec: HomeSpec) -> Command {
+    Command::Declare {
+        revision_was: state.declared.as_ref().map_or(0, |d| d.revision),
         text: String::new(),
-        spec: Box::new(home_spec(radiators)),
+        spec: Box::new(spec),
         keep_overrides: false,
         contexts: BTreeMap::new(),
-    };
-    done(&mut state, declare);
+    }
+}
+
+/// The same with `mail` declared and nothing placed yet.
+pub fn home_of(radiators: usize) -> State {
+    let mut state = joined(radiators);
+    let declared = declare(&state, home_spec(radiators));
+    done(&mut state, declared);
     state
 }
 

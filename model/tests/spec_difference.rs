@@ -44,8 +44,8 @@ fn the_same_home_changes_nothing() {
 
 #[test]
 fn every_change_is_one_line_with_its_consequence() {
-    let mut state = State::default();
-    state.overrides = Overrides { targets_c: [("salon".parse().unwrap(), 21.0)].into() };
+    let overrides = Overrides { targets_c: [("salon".parse().unwrap(), 21.0)].into() };
+    let state = State { overrides, ..State::default() };
     let shown = difference(Some(&spec(OLD)), &spec(NEW), &state).to_string();
     let expected = "\
 - address: 192.168.1.50/24  (clients must be sent there)
@@ -97,8 +97,7 @@ fn a_first_home_is_all_new_and_removals_want_consent() {
 
 #[test]
 fn a_shrinking_volume_and_a_foreign_home_are_refused_before_they_are_proposed() {
-    let mut state = State::default();
-    state.home = Some("chalet".parse().unwrap());
+    let mut state = State { home: Some("chalet".parse().unwrap()), ..State::default() };
     state.volumes.insert(
         "notes".parse().unwrap(),
         thermidor_model::state::Volume {

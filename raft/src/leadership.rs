@@ -1,6 +1,7 @@
 //! Who leads, as this member sees it.
 
 use crate::clock::boottime_ns;
+use crate::quiet::{Reign, Taken};
 use crate::types::{C, Raft};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
@@ -62,14 +63,21 @@ fn seen(metrics: &RaftMetrics<C>, before: &Leadership, handed_ns: u64) -> Leader
 pub(crate) fn follow(
     raft: &Raft,
     handed: Arc<AtomicU64>,
+    taken: Arc<Taken>,
     stop: CancellationToken,
 ) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
     let first = seen(&metrics.borrow_watched(), &Leadership::default(), handed.load(Relaxed));
     let (tell, told) = watch::channel(first);
+    let me = metrics.borrow_watched().id;
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while metrics.changed().await.is_ok() {
-            let now = seen(&metrics.borrow_watched(), &tell.borrow(), handed.load(Relaxed));
+            let before = tell.borrow().clone();
+            let now = seen(&metrics.borrow_watched(), &before, handed.load(Relaxed));
+            // Its own part in its rounds. Noted before anybody can see that it leads no more.
+            if before.is_me && !(now.is_me && now.term == before.term) {
+                taken.note(Reign { term: before.term, leader: me }, boottime_ns());
+            }
             tell.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;

@@ -25,6 +25,7 @@ mod membership;
 mod network;
 pub mod node;
 mod proposing;
+mod quiet;
 pub mod rescue;
 mod serving;
 mod snapshot_stream;

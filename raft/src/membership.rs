@@ -18,7 +18,7 @@ const LAG_MAX: u64 = 64;
 const SILENT_MAX_MS: u64 = 1000;
 
 /// How long one request to take over the leadership may go unheeded.
-const TRANSFER_AGAIN: Duration = Duration::from_millis(1000);
+const TRANSFER_MAX: Duration = Duration::from_millis(1000);
 
 /// Why the voters stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,29 +177,31 @@ impl Node {
         }
     }
 
-    /// Hands leadership to a voter and waits until it leads.
+    /// Hands leadership to a voter and waits until it leads. Proposals that are under way are waited for,
+    /// and those that come meanwhile wait, so that none is left in doubt.
     pub async fn transfer_leader(&self, to: NodeId, deadline: Instant) -> Result<(), MembershipError> {
         self.lead()?;
         if to == self.id() {
             return Ok(());
         }
-        let mut leadership = self.leadership();
-        if !leadership.borrow().voters.contains(&to) {
+        if !self.leadership().borrow().voters.contains(&to) {
             return Err(MembershipError::NoMember(to));
         }
+        let one_change = timeout_at(deadline, self.changing().lock()).await;
+        let _one_change = one_change.map_err(|_| MembershipError::Late)?;
         self.wait_caught_up(to, deadline).await?;
-        // Asked again: a member that has just started refuses, and a request may get lost.
-        while Instant::now() < deadline && self.leadership().borrow().is_me {
-            let asked = self.raft().trigger().transfer_leader(to).await;
-            asked.map_err(|e| MembershipError::Raft(e.to_string()))?;
-            let moved = leadership.wait_for(|seen| seen.leader == Some(to));
-            if let Ok(Ok(_)) = timeout_at(deadline.min(Instant::now() + TRANSFER_AGAIN), moved).await {
-                return Ok(());
-            }
-        }
-        let moved = leadership.wait_for(|seen| seen.leader == Some(to));
-        match timeout_at(deadline, moved).await {
-            Ok(Ok(_)) => Ok(()),
+        let alone = timeout_at(deadline, self.proposing().write()).await;
+        let _alone = alone.map_err(|_| MembershipError::Late)?;
+        self.lead()?;
+        let asked = self.raft().trigger().transfer_leader(to).await;
+        asked.map_err(|e| MembershipError::Raft(e.to_string()))?;
+        // From here on openraft's leader is silent: if the request is lost, the voters elect.
+        let term = self.leadership().borrow().term;
+        let mut leadership = self.leadership();
+        let next = leadership.wait_for(|seen| seen.term > term && seen.leader.is_some());
+        match timeout_at(deadline.min(Instant::now() + TRANSFER_MAX), next).await {
+            Ok(Ok(seen)) if seen.leader == Some(to) => Ok(()),
+            Ok(Ok(seen)) => Err(MembershipError::NotLeader(seen.leader)),
             _ => Err(MembershipError::Late),
         }
     }

@@ -11,9 +11,10 @@ use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::proposing::LOOK_AGAIN;
+use crate::quiet::{Quiet, Taken};
 use crate::snapshot_stream::Arriving;
 use crate::types::Raft;
-use crate::{disk, founding, keeper, listener, members_file, rescue};
+use crate::{disk, founding, keeper, listener, members_file, quiet, rescue};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -123,11 +124,17 @@ pub(crate) struct Inner {
     pub(crate) votes_from: Instant,
     /// CLOCK_BOOTTIME, ns, at which a leader last asked this member to take over; 0: never.
     pub(crate) handed: Arc<AtomicU64>,
+    /// When this member last took something from a leader.
+    pub(crate) taken: Arc<Taken>,
+    /// Since when earlier leaders are silent, once this leadership knows.
+    pub(crate) quiet: Mutex<Quiet>,
     state: watch::Receiver<Arc<State>>,
     leadership: watch::Receiver<Leadership>,
     standing: watch::Sender<Standing>,
     barriers: Barriers,
     changing: tokio::sync::Mutex<()>,
+    /// Shared by proposals under way here; a hand-over of leadership has it alone.
+    proposing: tokio::sync::RwLock<()>,
     log: LogStore,
     stop: CancellationToken,
 }
@@ -150,6 +157,7 @@ impl Node {
     /// granted a lease.
     pub async fn start(options: StartOptions) -> Result<Self, StartError> {
         let StartOptions { data, listen, advertise, handlers, snapshot_every } = options;
+        let started_ns = crate::boottime_ns();
         rescue::finish(&data).map_err(io("a rescue can't be finished"))?;
         let identity = Identity::load(&data)?;
         let listener = TcpListener::bind(listen).await.map_err(io(format!("can't listen on {listen}")))?;
@@ -180,14 +188,18 @@ impl Node {
             expelled: false,
         };
         let handed = Arc::new(AtomicU64::new(0));
+        let taken = Arc::new(Taken::since(started_ns));
         let node = Self(Arc::new(Inner {
             votes_from: Instant::now() + Duration::from_millis(timing.election_max_ms),
             state: state.clone(),
-            leadership: leadership::follow(&raft, handed.clone(), stop.clone()),
+            leadership: leadership::follow(&raft, handed.clone(), taken.clone(), stop.clone()),
             handed,
+            taken,
+            quiet: Mutex::default(),
             standing: watch::Sender::new(standing),
             barriers: Barriers::start(raft.clone(), stop.clone()),
             changing: tokio::sync::Mutex::default(),
+            proposing: tokio::sync::RwLock::default(),
             arriving: Mutex::default(),
             contacted: Mutex::default(),
             data: data.clone(),
@@ -202,6 +214,7 @@ impl Node {
         members_file::follow(data, addresses, state, stop.clone());
         node.spawn(listener::serve(listener, node.clone()));
         node.spawn(keeper::keep(node.clone()));
+        node.spawn(quiet::follow(node.clone()));
         node.spawn(watch_standing(node.clone()));
         founding::found_if_new(&node).await?;
         node.spawn(tell_address(node.clone()));
@@ -227,6 +240,10 @@ impl Node {
 
     pub(crate) fn changing(&self) -> &tokio::sync::Mutex<()> {
         &self.0.changing
+    }
+
+    pub(crate) fn proposing(&self) -> &tokio::sync::RwLock<()> {
+        &self.0.proposing
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

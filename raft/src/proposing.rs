@@ -136,6 +136,9 @@ impl Node {
     /// Proposes where this member leads.
     pub(crate) async fn propose_here(&self, proposal: Proposal, deadline: Instant) -> Attempt {
         let unknown = |why: String| Attempt::Over(Err(ProposeError::Unknown(why)));
+        let Ok(_under_way) = timeout_at(deadline, self.proposing().read()).await else {
+            return Attempt::Elsewhere(None, "leadership is being handed over".into());
+        };
         match timeout_at(deadline, self.raft().client_write(proposal)).await {
             Ok(Ok(response)) => Attempt::Over(Ok(response.data)),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {

@@ -93,6 +93,7 @@ async fn other(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byt
             })?;
             Ok(Bytes::new())
         }
+        Some(("raft", "quiet")) => node.quiet_for(&body),
         Some(("home", "unborn")) => joining::forget_unborn(node, &body).await,
         Some(("app", kind)) => node.handle(from, kind, body).await,
         Some(("lead", kind)) => node.handle_as_leader(from, kind, body).await,
@@ -103,20 +104,25 @@ async fn other(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byt
 async fn raft(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Bytes, LineError> {
     let raft = node.raft();
     let failed = |e: &dyn std::error::Error| LineError::Failed(e.to_string());
-    // A restarted member has forgotten whom it had promised its silence: no vote yet (see Node::start).
-    if verb != "raft/append" && verb != "raft/snapshot" && Instant::now() < node.0.votes_from {
-        return Err(LineError::Failed("just started: no vote yet".into()));
-    }
+    // A restarted member has forgotten whom it had promised its silence: no vote yet (see Node::start),
+    // but for a hand-over, which the leader whom it may have promised it asks for itself.
+    let may_vote = |handed: bool| match handed || Instant::now() >= node.0.votes_from {
+        true => Ok(()),
+        false => Err(LineError::Failed("just started: no vote yet".into())),
+    };
     match verb {
         "raft/append" => {
             let request: AppendEntriesRequest<C> = decode(&body)?;
+            node.note_taken(&request.vote);
             encode(&raft.append_entries(request).await.map_err(|e| failed(&e))?)
         }
         "raft/vote" => {
             let request: VoteRequest<C> = decode(&body)?;
+            may_vote(request.leadership_transfer)?;
             encode(&raft.vote(request).await.map_err(|e| failed(&e))?)
         }
         "raft/pre-vote" => {
+            may_vote(false)?;
             let request: VoteRequest<C> = decode(&body)?;
             encode(&raft.pre_vote(request).await.map_err(|e| failed(&e))?)
         }
@@ -131,6 +137,7 @@ async fn raft(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byte
                 arriving.take(from, body).map_err(LineError::Failed)?
             };
             let Some((vote, snapshot)): Option<(VoteOf<C>, _)> = arrived else { return Ok(Bytes::new()) };
+            node.note_taken(&vote);
             encode(&raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?)
         }
     }

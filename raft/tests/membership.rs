@@ -3,12 +3,14 @@
 mod harness;
 
 use harness::*;
+use openraft::storage::RaftLogStorage;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use thermidor_model::state::Role;
 use thermidor_model::{Command, Outcome};
+use thermidor_raft::log_store::LogStore;
 use thermidor_raft::{
     CallError, InitOptions, JoinError, MembershipError, Node, ProposeError, RescueError, RescueOptions, init,
     rescue,
@@ -227,8 +229,12 @@ async fn who_was_away_receives_a_snapshot() {
     let mut all = nodes.clone();
     all.push(&back);
     same_states(&all).await;
-    // And it comes back from that snapshot.
+    // Its log begins behind what the snapshot holds; and it comes back from that snapshot.
     back.shutdown().await;
+    let log = LogStore::open(&away.dir.path().join("data/raft/log.redb")).unwrap();
+    let cut = log.clone().get_log_state().await.unwrap().last_purged_log_id;
+    assert!(cut.is_some_and(|id| id.index() > 300), "{cut:?}");
+    log.close();
     let back = start_at(away.dir.path().join("data"), address, Some(50)).await;
     eventually("as before", || state(&back) == state(lead)).await;
     back.shutdown().await;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thermidor_model::VolumeName;
 use thermidor_model::observe::Readiness;
-use thermidor_model::spec::{EnvValue, HeatClass, MountSpec, PlaceSpec, RecipeSpec, ServiceSpec, YacySpec};
+use thermidor_model::spec::{EnvValue, HeatClass, RecipeSpec, ServiceSpec, YacySpec};
+use thermidor_model::testing::{mount, plain_service};
 use thermidor_services::docker::ContainerPlan;
 use thermidor_services::recipe::{Ground, VolumePlace, resolve, yacy};
 
@@ -19,21 +20,10 @@ fn plan(stage: &Stage, stop_s: u64) -> ContainerPlan {
     let spec = ServiceSpec {
         recipe: Some(RecipeSpec::Yacy(YacySpec { network: "intranet".into(), heap_mib: 600 })),
         image: Some(yacy::STAND_IN.into()),
-        build: None,
-        command: None,
-        entrypoint: None,
         environment,
-        ports: vec![],
-        volumes: vec![MountSpec { volume: volume.clone(), path: yacy::DATA.into(), read_only: false }],
-        healthcheck: None,
-        user: None,
-        working_dir: None,
-        memory_max_bytes: None,
-        cpus_max: None,
-        stop_grace_s: 10,
-        restart: true,
+        volumes: vec![mount(volume.clone(), yacy::DATA)],
         heat: HeatClass::Elastic,
-        place: PlaceSpec::default(),
+        ..plain_service()
     };
     let ground = Ground {
         volumes: &BTreeMap::from([(volume, place)]),

@@ -218,10 +218,10 @@ async fn the_container_ends_when_one_of_its_daemons_does_and_without_a_configura
         }
         let found = stage.engine.find(&mail).await.unwrap().unwrap();
         let group = thermidor_services::docker::cgroup_of(found.pid.unwrap()).unwrap();
-        let comm = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let pids = group.processes().unwrap();
-        let daemon_pid = pids.iter().find(|pid| comm(pid).trim() == daemon).unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(*daemon_pid).unwrap()).unwrap();
+        let comm = |pid: &rustix::process::Pid| {
+            std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default()
+        };
+        let pid = group.processes().unwrap().into_iter().find(|pid| comm(pid).trim() == daemon).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let ended = stage.until(&mail, "ended", |found| !found.running).await;
         assert_eq!(ended.exit_code, Some(1), "{daemon}: {}", log(&stage).await);

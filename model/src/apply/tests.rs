@@ -2,25 +2,14 @@
 
 use super::*;
 use crate::command::Why;
-use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, VolumeName};
-use crate::spec::{
-    HeatClass, HomeSpec, MountSpec, OnDegraded, PlaceSpec, PlacementSpec, ServiceSpec, VolumeDriver,
-    VolumeSpec,
-};
+use crate::name::{NodeId, RadiatorName, ReplicaId};
+use crate::spec::HomeSpec;
 use crate::state::{Off, Phase, Role};
-use crate::timing::Timing;
+use crate::testing::{box_volume, declare, home_spec, joined, mail, service_on, volume_spec};
 use std::collections::BTreeMap;
 
 fn name(text: &str) -> RadiatorName {
     RadiatorName::new(text).unwrap()
-}
-
-fn mail() -> ServiceName {
-    ServiceName::new("mail").unwrap()
-}
-
-fn box_volume() -> VolumeName {
-    VolumeName::new("box").unwrap()
 }
 
 fn at(address: u8) -> std::net::SocketAddr {
@@ -49,25 +38,7 @@ impl Home {
     }
 
     fn of_three() -> Self {
-        let mut home = Home(State::default());
-        home.apply(Command::Found {
-            home: HomeName::new("maison").unwrap(),
-            radiator: name("salon"),
-            address: at(1),
-            authority_pem: String::new(),
-            timing: Timing::default(),
-        });
-        for (i, radiator) in ["bureau", "cave"].into_iter().enumerate() {
-            home.apply(Command::Invite { token_hash: radiator.into(), expires_ms: 2000 });
-            let joined = home.apply(Command::Join {
-                token_hash: radiator.into(),
-                name: name(radiator),
-                address: at(2 + i as u8),
-                role: Role::Radiator,
-            });
-            assert_eq!(joined, Outcome::Joined(2 + i as NodeId));
-        }
-        home
+        Home(joined(3))
     }
 
     fn with_mail() -> Self {
@@ -81,49 +52,9 @@ impl Home {
     }
 
     fn declare(&mut self, with_mail: bool, size_bytes: u64) -> Outcome {
-        let revision_was = self.0.declared.as_ref().map_or(0, |d| d.revision);
-        let service = ServiceSpec {
-            recipe: None,
-            image: Some("x".into()),
-            build: None,
-            command: None,
-            entrypoint: None,
-            environment: BTreeMap::new(),
-            ports: vec![],
-            volumes: vec![MountSpec { volume: box_volume(), path: "/srv".into(), read_only: false }],
-            healthcheck: None,
-            user: None,
-            working_dir: None,
-            memory_max_bytes: None,
-            cpus_max: None,
-            stop_grace_s: 10,
-            restart: true,
-            heat: HeatClass::Steady,
-            place: PlaceSpec::default(),
-        };
-        let volume = VolumeSpec {
-            size_bytes,
-            replicas: 3,
-            durability: 2,
-            on_degraded: OnDegraded::Continue,
-            driver: VolumeDriver::Replicated,
-        };
-        let spec = HomeSpec {
-            home: HomeName::new("maison").unwrap(),
-            address: None,
-            radiators: BTreeMap::new(),
-            placement: PlacementSpec::default(),
-            services: if with_mail { [(mail(), service)].into() } else { BTreeMap::new() },
-            volumes: [(box_volume(), volume)].into(),
-            notify: None,
-        };
-        self.apply(Command::Declare {
-            revision_was,
-            text: String::new(),
-            spec: Box::new(spec),
-            keep_overrides: false,
-            contexts: BTreeMap::new(),
-        })
+        let services = if with_mail { [(mail(), service_on(box_volume()))].into() } else { BTreeMap::new() };
+        let volumes = [(box_volume(), volume_spec(size_bytes, 3))].into();
+        self.apply(declare(&self.0, HomeSpec { services, volumes, ..home_spec(3) }))
     }
 
     fn set(&self) -> u64 {

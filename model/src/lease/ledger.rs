@@ -53,6 +53,13 @@ impl Ledger {
         }
     }
 
+    /// Every guard that holds a lease of an earlier leader had asked for it before `quiet_ns`. May be said
+    /// at any time, and only shortens the wait.
+    pub fn quiet_since(&mut self, quiet_ns: u64) {
+        let until_ns = quiet_ns.saturating_add((self.timing.lease_ms + self.timing.margin_ms) * MS);
+        self.fresh_until_ns = self.fresh_until_ns.min(until_ns);
+    }
+
     /// Answers a request received at `received_ns`. Call it only after a quorum round begun after
     /// that moment, with the state applied up to it. Granted is what the state says and nothing more:
     /// the asker is the active in the present epoch, which it has not given back and nobody is about to raise.

@@ -21,6 +21,12 @@ use std::fmt;
 /// Nanoseconds of a millisecond.
 pub(crate) const MS: u64 = 1_000_000;
 
+/// The latest moment, by the reader's clock, that another machine calls `ago_ns` ago: its clock
+/// may run 5 % faster.
+pub fn moment_ago(now_ns: u64, ago_ns: u64) -> u64 {
+    now_ns.saturating_sub(ago_ns - ago_ns.div_ceil(20))
+}
+
 /// What a lease is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {

@@ -1,34 +1,22 @@
 //! Tables for both sides, then both against a naive account of who serves when, over
 //! skewed clocks, delays, losses, freezes, sleeps, restarts and changing leaders.
 
-use super::{Beginning, Change, Holder, Ledger, MS, Right, Standing};
-use crate::name::{NodeId, ServiceName};
+use super::{Beginning, Change, Holder, Ledger, MS, Right, Standing, moment_ago};
+use crate::name::NodeId;
 use crate::observe::{Lease, LeaseGrant, LeaseRequest};
-use crate::state::{Member, Phase, Role, Service, State};
+use crate::state::{Phase, Role, Service, State};
+use crate::testing::{joined, mail};
 use crate::timing::Timing;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
-
-fn mail() -> ServiceName {
-    ServiceName::new("mail").unwrap()
-}
 
 fn right() -> Right {
     Right::Service(mail())
 }
 
 fn home(epoch: u64, active: Option<NodeId>) -> State {
-    let mut state = State::default();
-    for (id, name) in [(1, "salon"), (2, "bureau"), (3, "ballon")] {
-        let member = Member {
-            name: name.parse().unwrap(),
-            address: format!("127.0.0.{id}:7400").parse().unwrap(),
-            role: Role::Radiator,
-            off: None,
-        };
-        state.members.insert(id, member);
-    }
+    let mut state = joined(3);
     let service = Service {
         epoch,
         active,
@@ -202,6 +190,22 @@ fn a_lease_ends_after_lease_and_margin_or_when_given_back_by_its_holder() {
 }
 
 #[test]
+fn a_leader_that_knows_how_long_earlier_ones_are_silent_waits_no_longer_than_for_the_rest() {
+    let state = home(3, Some(1));
+    let mut ledger = Ledger::begin(Timing::default(), 1000 * MS, Beginning::Elected);
+    ledger.quiet_since(900 * MS);
+    assert_eq!(ledger.fresh_until_ns(), 1650 * MS, "what it knew already is not forgotten");
+    ledger.quiet_since(500 * MS);
+    assert_eq!(ledger.lease_of(&state, &mail(), 1449 * MS), Lease::MayBeHeld);
+    assert_eq!(ledger.lease_of(&state, &mail(), 1450 * MS), Lease::Ended);
+    ledger.grant(&state, &ask(1), 1440 * MS, 0);
+    ledger.quiet_since(0);
+    assert_eq!(ledger.lease_of(&state, &mail(), 2389 * MS), Lease::MayBeHeld, "it granted one itself");
+    assert_eq!(moment_ago(1000 * MS, 400 * MS), 620 * MS, "another's clock may run 5 % faster");
+    assert_eq!(moment_ago(5, 400), 0);
+}
+
+#[test]
 fn an_epoch_about_to_be_raised_is_granted_no_more() {
     let state = home(3, Some(1));
     let mut ledger = Ledger::begin(Timing::default(), 0, Beginning::Elected);
@@ -357,6 +361,12 @@ impl World {
             self.term += 1;
             let now = self.clocks[&next].at(self.true_ns);
             self.ledger = Ledger::begin(Self::counted(self.timing, self.hasty), now, Beginning::Elected);
+            if self.rng.random_bool(0.7) {
+                // A voter that took part in the last round tells how long ago that was, by its own clock.
+                let voter = self.clocks[&self.rng.random_range(1..=3)];
+                let ago_ns = voter.at(self.true_ns) - voter.at(self.confirmed_ns);
+                self.ledger.quiet_since(moment_ago(now, ago_ns));
+            }
         }
     }
 

@@ -1,28 +1,13 @@
 //! Who votes in homes of one to seven members.
 
 use super::*;
-use crate::command::{Command, Proposal};
-use crate::name::{HomeName, RadiatorName};
 use crate::state::Off;
+use crate::testing::{join, joined, mail};
 
 fn home(radiators: usize, witness: bool) -> (State, Observed) {
-    let mut state = State::default();
-    let mut apply = |command| {
-        state.apply(&Proposal { at_ms: 1, command });
-    };
-    let name = |i: usize| RadiatorName::new(format!("r{i}")).unwrap();
-    let address = |i: usize| ([10, 0, 0, i as u8], 7470).into();
-    apply(Command::Found {
-        home: HomeName::new("maison").unwrap(),
-        radiator: name(1),
-        address: address(1),
-        authority_pem: String::new(),
-        timing: Timing::default(),
-    });
-    let others = (2..=radiators).map(|i| (i, Role::Radiator));
-    for (i, role) in others.chain(witness.then_some((radiators + 1, Role::Witness))) {
-        apply(Command::Invite { token_hash: i.to_string(), expires_ms: 10 });
-        apply(Command::Join { token_hash: i.to_string(), name: name(i), address: address(i), role });
+    let mut state = joined(radiators);
+    if witness {
+        join(&mut state, "witness", Role::Witness);
     }
     let silent_ms = state.members.keys().map(|n| (*n, 0)).collect();
     let observed =
@@ -61,7 +46,7 @@ fn of_two_the_actives_radiator_votes() {
         avoid: Default::default(),
         moving: None,
     };
-    state.services.insert(crate::name::ServiceName::new("mail").unwrap(), service);
+    state.services.insert(mail(), service);
     assert_eq!(ask(&state, &observed), vec![2]);
     let mut silent = observed.clone();
     silent.silent_ms.insert(2, 3_000);
@@ -118,7 +103,7 @@ fn the_words_for_status() {
     observed.voters = [1, 2, 3].into();
     assert_eq!(words(&state, &observed), None);
     observed.silent_ms.insert(2, 60_000);
-    assert_eq!(words(&state, &observed).unwrap(), "one more loss stops the home: r2 is silent");
+    assert_eq!(words(&state, &observed).unwrap(), "one more loss stops the home: bureau is silent");
     let (state, observed) = home(1, false);
     assert!(words(&state, &observed).unwrap().starts_with("this home is one radiator"));
 }

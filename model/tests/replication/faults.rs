@@ -1,11 +1,11 @@
 //! What goes wrong, what the leader does about it, and what must hold all the same.
 
-use crate::raft::{service, volume_name};
 use crate::world::{Happening, LEASE_MS, MARGIN_MS, MS, Machine, World};
 use std::collections::BTreeSet;
 use thermidor_model::NodeId;
 use thermidor_model::command::{Command, Outcome, Why};
 use thermidor_model::replication::{Answer, Event};
+use thermidor_model::testing::{box_volume, mail};
 
 impl World {
     // ---- Raft
@@ -70,7 +70,7 @@ impl World {
         }
         node.lease = (epoch, until);
         self.raft.lease_until_us = self.raft.lease_until_us.max(until);
-        self.to_active(id, Event::Lease { until_ms: until / MS });
+        self.tell_active(id, Event::Lease { until_ms: until / MS });
     }
 
     /// The leader's planner.
@@ -108,11 +108,10 @@ impl World {
 
     fn activate(&mut self, to: NodeId, why: Why) {
         let volume = self.raft.volume();
-        let sets = [(volume_name(), volume.set_version)].into();
-        let epoch_was = self.raft.state.services[&service()].epoch;
+        let sets = [(box_volume(), volume.set_version)].into();
+        let epoch_was = self.raft.state.services[&mail()].epoch;
         let why = if volume.active == Some(to) { Why::Again } else { why };
-        let command =
-            Command::Activate { service: service(), epoch_was, to, sets, why, reason: String::new() };
+        let command = Command::Activate { service: mail(), epoch_was, to, sets, why, reason: String::new() };
         let outcome = self.raft.apply(command);
         self.note(|| format!("{to} is to be active ({why:?}): {outcome:?}"));
         self.activated_us = self.now_us;
@@ -154,11 +153,11 @@ impl World {
 
     pub fn detached(&mut self, id: NodeId) {
         let life = self.node(id).life;
-        let epoch_was = self.raft.state.services[&service()].epoch;
+        let epoch_was = self.raft.state.services[&mail()].epoch;
         self.note(|| format!("{id} has detached"));
         self.fenced(id);
         if self.epoch_of(id) == epoch_was {
-            let command = Command::Stopped { service: service(), epoch_was, node: id };
+            let command = Command::Stopped { service: mail(), epoch_was, node: id };
             self.after(0, 20, Happening::Apply { node: id, life, command, silent: true });
         }
     }
@@ -247,7 +246,7 @@ impl World {
     }
 
     fn move_away(&mut self) {
-        let epoch_was = self.raft.state.services[&service()].epoch;
+        let epoch_was = self.raft.state.services[&mail()].epoch;
         let Some(id) = self.raft.volume().active else { return };
         if self.epoch_of(id) != epoch_was
             || self.detaching == epoch_was
@@ -255,11 +254,11 @@ impl World {
         {
             return;
         }
-        let stop = Command::Stop { service: service(), epoch_was, next: None, reason: String::new() };
+        let stop = Command::Stop { service: mail(), epoch_was, next: None, reason: String::new() };
         self.raft.apply(stop);
         self.note(|| format!("{id} is to hand over"));
         self.detaching = epoch_was;
-        self.to_active(id, Event::Detach);
+        self.tell_active(id, Event::Detach);
     }
 
     pub fn calm_down(&mut self) {

@@ -1,7 +1,6 @@
 //! The processes on each radiator: which machine runs, and its effects on its disk.
 
 use crate::disk::{Disk, Job, blocks};
-use crate::raft::volume_name;
 use crate::world::{Happening, LIMITS, MS, Machine, World};
 use thermidor_model::NodeId;
 use thermidor_model::replication::{
@@ -9,6 +8,7 @@ use thermidor_model::replication::{
     LocalEvent, OpKind,
 };
 use thermidor_model::state::Volume;
+use thermidor_model::testing::box_volume;
 
 impl World {
     // ---- machines
@@ -57,7 +57,7 @@ impl World {
         };
         let node = self.node(id);
         if node.disk.as_ref().is_none_or(|disk| disk.header.replica != replica) {
-            node.disk = Some(Disk::new(ImageHeader::new(volume_name(), replica, size_bytes)));
+            node.disk = Some(Disk::new(ImageHeader::new(box_volume(), replica, size_bytes)));
             image = None;
         }
         let Some(disk) = &node.disk else { return };
@@ -72,7 +72,7 @@ impl World {
         let (life, until_ms) = (node.life, node.lease.1 / MS);
         if view.active == Some(id) && leased {
             let started =
-                Active::with_rules(id, &volume_name(), &view, image.clone(), until_ms, LIMITS, rules, now_ms);
+                Active::with_rules(id, &box_volume(), &view, image.clone(), until_ms, LIMITS, rules, now_ms);
             match started {
                 Ok((active, effects)) => {
                     self.node(id).machine = Machine::Active(Box::new(active));
@@ -87,10 +87,10 @@ impl World {
                 Err(why) => self.note(|| format!("{id} cannot serve: {why}")),
             }
         }
-        self.node(id).machine = Machine::Follower(Follower::with_rules(image, LIMITS, rules));
+        self.node(id).machine = Machine::Follower(Box::new(Follower::with_rules(image, LIMITS, rules)));
     }
 
-    pub fn to_active(&mut self, id: NodeId, event: Event) {
+    pub fn tell_active(&mut self, id: NodeId, event: Event) {
         let now_ms = self.now_us / MS;
         if let Machine::Active(active) = &mut self.node(id).machine {
             let effects = active.handle(now_ms, event);
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    pub fn to_follower(&mut self, id: NodeId, event: FollowerEvent) {
+    pub fn tell_follower(&mut self, id: NodeId, event: FollowerEvent) {
         let now_ms = self.now_us / MS;
         if let Machine::Follower(follower) = &mut self.node(id).machine {
             let effects = follower.handle(now_ms, event);
@@ -109,7 +109,7 @@ impl World {
     pub fn tick(&mut self, id: NodeId) {
         self.after(8, 12, Happening::Tick { node: id });
         self.renew_lease(id);
-        self.to_active(id, Event::Tick);
+        self.tell_active(id, Event::Tick);
         self.renew_machine(id);
         let active = matches!(&self.nodes[&id].machine, Machine::Active(a) if a.serving(self.now_us / MS));
         let started =
@@ -147,7 +147,7 @@ impl World {
                 self.after(0, 10, Happening::Connect { node: id, life, to: *to });
             }
         }
-        self.to_active(id, Event::Config(volume));
+        self.tell_active(id, Event::Config(volume));
         self.renew_machine(id);
     }
 
@@ -268,17 +268,17 @@ impl World {
             Some(Job::Save(_)) => LocalEvent::HeaderSaved,
             Some(Job::Hash { session, extents }) => {
                 let hashes = extents.into_iter().map(|x| (x, disk.hash(x))).collect();
-                return self.to_follower(id, FollowerEvent::Hashed { session, hashes });
+                return self.tell_follower(id, FollowerEvent::Hashed { session, hashes });
             }
             Some(Job::Compare { replica, session, hashes }) => {
                 let differing = hashes.into_iter().filter(|(x, hash)| disk.hash(*x) != *hash);
                 let differing = differing.map(|(x, _)| x).collect();
-                return self.to_active(id, Event::Compared { replica, session, differing });
+                return self.tell_active(id, Event::Compared { replica, session, differing });
             }
         };
         match self.node(id).machine {
-            Machine::Active(_) => self.to_active(id, Event::Local(event)),
-            _ => self.to_follower(id, FollowerEvent::Local(event)),
+            Machine::Active(_) => self.tell_active(id, Event::Local(event)),
+            _ => self.tell_follower(id, FollowerEvent::Local(event)),
         }
     }
 }

@@ -37,6 +37,7 @@ impl Dice {
         self.next() % 1000 < of
     }
 
+    /// One of these, each as likely; none of nothing.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
         if of.is_empty() { None } else { Some(of[(self.next() % of.len() as u64) as usize]) }
     }

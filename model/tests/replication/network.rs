@@ -31,7 +31,7 @@ impl World {
         let delay_us = if self.dice.permille(100) { self.dice.range(1, 80) * MS } else { 300 };
         self.connections
             .insert(session, Connection { ends, pipes: [pipe(), pipe()], delay_us, closed: false });
-        self.to_active(id, Event::Connected { replica: to, session });
+        self.tell_active(id, Event::Connected { replica: to, session });
     }
 
     pub fn queue(&mut self, session: u64, way: usize, packet: Packet) {
@@ -82,18 +82,18 @@ impl World {
                 if frame.payload() > 0 {
                     node.payloads.insert(handle, payload);
                 }
-                self.to_follower(to, FollowerEvent::Frame { session, handle, frame });
+                self.tell_follower(to, FollowerEvent::Frame { session, handle, frame });
             }
-            Some((frame, _)) => self.to_active(to, Event::Frame { replica: from, session, frame }),
+            Some((frame, _)) => self.tell_active(to, Event::Frame { replica: from, session, frame }),
         }
     }
 
     pub fn ended(&mut self, session: u64, way: usize, to: NodeId, from: NodeId) {
         if way == 0 {
             self.connections.remove(&session);
-            self.to_follower(to, FollowerEvent::Closed { session });
+            self.tell_follower(to, FollowerEvent::Closed { session });
         } else {
-            self.to_active(to, Event::Closed { replica: from, session });
+            self.tell_active(to, Event::Closed { replica: from, session });
             let life = self.node(to).life;
             self.connections.remove(&session);
             self.after(5, 40, Happening::Connect { node: to, life, to: from });
@@ -143,7 +143,7 @@ impl World {
                 self.node(id).requests.insert(request, vec![tag; blocks(&change).len()]);
             }
             self.note(|| format!("client asks {request} {op:?} tag {tag}"));
-            self.to_active(id, Event::Device { request, op });
+            self.tell_active(id, Event::Device { request, op });
         }
     }
 

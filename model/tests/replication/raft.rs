@@ -1,23 +1,11 @@
 //! The home's Raft group as an oracle: commands are really applied, but proposals get lost, come
 //! late or remain unanswered, and every radiator learns of changes in its own time.
 
-use std::collections::BTreeMap;
 use thermidor_model::command::{Command, Outcome, Proposal};
-use thermidor_model::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, VolumeName};
-use thermidor_model::spec::{
-    HeatClass, HomeSpec, MountSpec, OnDegraded, PlaceSpec, PlacementSpec, ServiceSpec, VolumeDriver,
-    VolumeSpec,
-};
-use thermidor_model::state::{Role, State, Volume};
-use thermidor_model::timing::Timing;
-
-pub fn volume_name() -> VolumeName {
-    VolumeName::new("box").unwrap()
-}
-
-pub fn service() -> ServiceName {
-    ServiceName::new("mail").unwrap()
-}
+use thermidor_model::name::{NodeId, ReplicaId};
+use thermidor_model::spec::HomeSpec;
+use thermidor_model::state::{State, Volume};
+use thermidor_model::testing::{box_volume, declare, home_spec, joined, mail, service_on, volume_spec};
 
 /// The applied state, and until when each epoch's lease may be held.
 #[derive(Debug)]
@@ -30,28 +18,9 @@ pub struct Raft {
 impl Raft {
     /// A home of so many radiators, the first `replicas` of which hold a replica.
     pub fn new(radiators: u64, replicas: u64, size_bytes: u64) -> Self {
-        let mut raft = Self { state: State::default(), lease_until_us: 0, next_id: 100 };
-        let name = |n: u64| RadiatorName::new(format!("r{n}")).unwrap();
-        let address = |n: u64| ([10, 0, 0, n as u8], 7470).into();
-        raft.must(Command::Found {
-            home: HomeName::new("maison").unwrap(),
-            radiator: name(1),
-            address: address(1),
-            authority_pem: String::new(),
-            timing: Timing::default(),
-        });
-        for n in 2..=radiators {
-            raft.must(Command::Invite { token_hash: n.to_string(), expires_ms: 1 });
-            let token_hash = n.to_string();
-            raft.must(Command::Join { token_hash, name: name(n), address: address(n), role: Role::Radiator });
-        }
-        raft.must(Command::Declare {
-            revision_was: 0,
-            text: String::new(),
-            spec: Box::new(spec(size_bytes)),
-            keep_overrides: false,
-            contexts: BTreeMap::new(),
-        });
+        let mut raft = Self { state: joined(radiators as usize), lease_until_us: 0, next_id: 100 };
+        let declared = declare(&raft.state, spec(size_bytes));
+        raft.must(declared);
         for node in 1..=replicas {
             raft.add_replica(node);
         }
@@ -64,7 +33,7 @@ impl Raft {
     }
 
     pub fn volume(&self) -> &Volume {
-        &self.state.volumes[&volume_name()]
+        &self.state.volumes[&box_volume()]
     }
 
     pub fn apply(&mut self, command: Command) -> Outcome {
@@ -76,49 +45,19 @@ impl Raft {
     pub fn add_replica(&mut self, node: NodeId) {
         self.next_id += 1;
         let (set_was, id) = (self.volume().set_version, ReplicaId(self.next_id));
-        self.apply(Command::AddReplica { volume: volume_name(), set_was, node, id });
+        self.apply(Command::AddReplica { volume: box_volume(), set_was, node, id });
     }
 
     pub fn remove_replica(&mut self, node: NodeId) {
         let set_was = self.volume().set_version;
-        self.apply(Command::RemoveReplica { volume: volume_name(), set_was, node });
+        self.apply(Command::RemoveReplica { volume: box_volume(), set_was, node });
     }
 }
 
 fn spec(size_bytes: u64) -> HomeSpec {
-    let mail = ServiceSpec {
-        recipe: None,
-        image: Some("x".into()),
-        build: None,
-        command: None,
-        entrypoint: None,
-        environment: BTreeMap::new(),
-        ports: vec![],
-        volumes: vec![MountSpec { volume: volume_name(), path: "/srv".into(), read_only: false }],
-        healthcheck: None,
-        user: None,
-        working_dir: None,
-        memory_max_bytes: None,
-        cpus_max: None,
-        stop_grace_s: 10,
-        restart: true,
-        heat: HeatClass::Steady,
-        place: PlaceSpec::default(),
-    };
-    let volume = VolumeSpec {
-        size_bytes,
-        replicas: 3,
-        durability: 2,
-        on_degraded: OnDegraded::Continue,
-        driver: VolumeDriver::Replicated,
-    };
     HomeSpec {
-        home: HomeName::new("maison").unwrap(),
-        address: None,
-        radiators: BTreeMap::new(),
-        placement: PlacementSpec::default(),
-        services: [(service(), mail)].into(),
-        volumes: [(volume_name(), volume)].into(),
-        notify: None,
+        services: [(mail(), service_on(box_volume()))].into(),
+        volumes: [(box_volume(), volume_spec(size_bytes, 3))].into(),
+        ..home_spec(3)
     }
 }

@@ -29,7 +29,7 @@ pub const LIMITS: Limits = Limits {
 #[derive(Debug)]
 pub enum Machine {
     Down,
-    Follower(Follower),
+    Follower(Box<Follower>),
     Active(Box<Active>),
 }
 
@@ -244,7 +244,7 @@ impl World {
             Happening::Answer { node, life, answer } => {
                 if self.node(node).life == life {
                     self.note(|| format!("{node} hears {answer:?}"));
-                    self.to_active(node, Event::Answered(answer));
+                    self.tell_active(node, Event::Answered(answer));
                 }
             }
             Happening::Apply { node, life, command, silent } => self.apply(node, life, command, silent),

@@ -44,7 +44,7 @@ pub fn timing() -> Timing {
     Timing::default()
 }
 
-/// One machine.
+/// One machine; its directory is on the disk of the build, for /tmp may be memory.
 pub struct Machine {
     pub dir: TempDir,
     pub node: Node,
@@ -93,8 +93,12 @@ pub async fn restart(machine: Machine) -> Machine {
 }
 
 pub async fn found(snapshot_every: Option<u64>) -> Machine {
+    found_with(timing(), snapshot_every).await
+}
+
+pub async fn found_with(timing: Timing, snapshot_every: Option<u64>) -> Machine {
     logged();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = dir.path().join("data");
     let options = InitOptions {
         data: data.clone(),
@@ -102,7 +106,7 @@ pub async fn found(snapshot_every: Option<u64>) -> Machine {
         radiator: name("salon"),
         listen: any(),
         advertise: None,
-        timing: timing(),
+        timing,
     };
     init(&options).expect("a home");
     let node = start(data, snapshot_every).await;
@@ -110,7 +114,7 @@ pub async fn found(snapshot_every: Option<u64>) -> Machine {
 }
 
 pub async fn try_join(token: &str, who: &str, witness: bool) -> Result<(TempDir, NodeId), JoinError> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = JoinOptions {
         data: dir.path().join("data"),
         token: token.to_string(),
@@ -133,7 +137,11 @@ pub async fn add(home: &Node, who: &str, witness: bool, snapshot_every: Option<u
 
 /// A home of three radiators that all vote.
 pub async fn three(snapshot_every: Option<u64>) -> Vec<Machine> {
-    let first = found(snapshot_every).await;
+    three_with(timing(), snapshot_every).await
+}
+
+pub async fn three_with(timing: Timing, snapshot_every: Option<u64>) -> Vec<Machine> {
+    let first = found_with(timing, snapshot_every).await;
     let second = add(&first.node, "bureau", false, snapshot_every).await;
     let third = add(&first.node, "chambre", false, snapshot_every).await;
     first.node.set_voters([1, 2, 3].into(), deadline()).await.expect("three voters");

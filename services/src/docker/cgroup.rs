@@ -1,14 +1,11 @@
-//! A container's control group, through which it is measured and, when the lease ends, killed
+//! A container's control group, through which it is measured and, by [`fence::kill`], killed
 //! without asking Docker, which may hang.
 
-use rustix::process::{Pid, Signal, kill_process};
+use crate::fence;
+use rustix::process::Pid;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long a kill may take before it is given up as failed.
-const KILL_MAX: Duration = Duration::from_millis(500);
 
 /// A container's control group on this machine; stays valid while the container runs, whatever
 /// becomes of its first process.
@@ -73,72 +70,8 @@ impl Cgroup {
     }
 
     /// The processes in it and in groups below; none once it is gone.
-    pub fn processes(&self) -> io::Result<Vec<u32>> {
-        let mut all = Vec::new();
-        let mut folders = vec![self.folder().to_owned()];
-        while let Some(folder) = folders.pop() {
-            let gone =
-                |e: &io::Error| e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV);
-            match fs::read_to_string(folder.join("cgroup.procs")) {
-                Ok(text) => all.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-                Err(e) if gone(&e) => continue,
-                Err(e) => return Err(e),
-            }
-            match fs::read_dir(&folder) {
-                Ok(entries) => {
-                    folders.extend(entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.is_dir()));
-                }
-                Err(e) if gone(&e) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Kills everything in it; returns once nothing is left, or fails after half a second.
-    pub fn kill(&self) -> io::Result<()> {
-        let begun = Instant::now();
-        let whole = matches!(self, Self::V2(folder) if fs::write(folder.join("cgroup.kill"), b"1").is_ok());
-        loop {
-            let left = self.processes()?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if begun.elapsed() > KILL_MAX {
-                let count = left.len();
-                return Err(io::Error::other(format!(
-                    "{count} processes survive SIGKILL in {}",
-                    self.folder().display()
-                )));
-            }
-            if !whole {
-                self.kill_each(&left)?;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// One by one, frozen meanwhile, so that none is born unseen.
-    fn kill_each(&self, processes: &[u32]) -> io::Result<()> {
-        let freeze = |state: &str| match self {
-            Self::V1 { freezer, .. } => fs::write(freezer.join("freezer.state"), state),
-            Self::V2(folder) => {
-                fs::write(folder.join("cgroup.freeze"), if state == "FROZEN" { "1" } else { "0" })
-            }
-        };
-        // Where it can't be frozen, the loop around this catches who was born meanwhile.
-        let frozen = freeze("FROZEN").is_ok();
-        let again = if frozen { self.processes()? } else { processes.to_vec() };
-        for pid in again.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
-            match kill_process(pid, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        match freeze("THAWED") {
-            Err(e) if frozen && self.folder().exists() => Err(e),
-            _ => Ok(()),
-        }
+    pub fn processes(&self) -> io::Result<Vec<Pid>> {
+        fence::processes(self.folder())
     }
 
     /// CPU time used by it so far, ns.
@@ -191,7 +124,6 @@ mod tests {
         fs::write(dir.path().join("cpu.stat"), "nothing\n").unwrap();
         assert!(v2.cpu_ns().unwrap_err().to_string().contains("no CPU time"));
         let gone = Cgroup::V2(dir.path().join("gone"));
-        assert_eq!(gone.processes().unwrap(), Vec::<u32>::new());
-        gone.kill().unwrap();
+        assert_eq!(gone.processes().unwrap(), []);
     }
 }

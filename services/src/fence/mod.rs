@@ -86,8 +86,8 @@ pub fn kill(cgroup: &Path, within: Duration) -> Result<(), FenceError> {
     }
 }
 
-/// The processes of a cgroup and of those below it.
-fn processes(cgroup: &Path) -> io::Result<Vec<Pid>> {
+/// The processes of a cgroup and of those below it; none once it is gone.
+pub(crate) fn processes(cgroup: &Path) -> io::Result<Vec<Pid>> {
     let mut pids = Vec::new();
     let mut paths = vec![cgroup.to_path_buf()];
     while let Some(path) = paths.pop() {

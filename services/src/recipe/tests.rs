@@ -2,32 +2,15 @@
 
 use super::*;
 use std::path::Path;
-use thermidor_model::spec::{BuildSpec, EnvValue, HeatClass, MailSpec, PlaceSpec, YacySpec};
+use thermidor_model::spec::{BuildSpec, EnvValue, MailSpec, YacySpec};
+use thermidor_model::testing::plain_service;
 
 fn spec() -> ServiceSpec {
-    ServiceSpec {
-        recipe: None,
-        image: Some("example/notes:1".into()),
-        build: None,
-        command: None,
-        entrypoint: None,
-        environment: BTreeMap::new(),
-        ports: vec![],
-        volumes: vec![],
-        healthcheck: None,
-        user: None,
-        working_dir: None,
-        memory_max_bytes: None,
-        cpus_max: None,
-        stop_grace_s: 10,
-        restart: true,
-        heat: HeatClass::Steady,
-        place: PlaceSpec::default(),
-    }
+    ServiceSpec { image: Some("example/notes:1".into()), ..plain_service() }
 }
 
 fn mount(path: &str) -> MountSpec {
-    MountSpec { volume: VolumeName::new("data").unwrap(), path: path.into(), read_only: false }
+    thermidor_model::testing::mount(VolumeName::new("data").unwrap(), path)
 }
 
 fn resolved(spec: &ServiceSpec) -> Result<ContainerPlan, RecipeError> {

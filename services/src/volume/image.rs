@@ -19,7 +19,7 @@ pub const DATA_OFFSET: u64 = 1 << 20;
 const MARKS_OFFSET: u64 = 64 << 10;
 /// The largest device whose marks fit before the data, bytes (about 7.5 TiB).
 pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MARKS_OFFSET) * 8 * EXTENT_BYTES;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -89,12 +89,12 @@ async fn converse(
         frames.send(active::Arrived::Event(Event::Frame { replica, session: id, frame })).is_ok()
     });
     let connected = active::Arrived::Connected { replica, session: id, writer };
-    if tokio::task::block_in_place(|| queue.send(connected)).is_err() {
+    if !tokio::task::block_in_place(|| queue.send(connected).is_ok()) {
         return Ok(());
     }
     let ended = life.await;
     let closed = active::Arrived::Event(Event::Closed { replica, session: id });
-    if tokio::task::block_in_place(|| queue.send(closed)).is_err() {
+    if !tokio::task::block_in_place(|| queue.send(closed).is_ok()) {
         return Ok(());
     }
     ended.and(Err(io::ErrorKind::ConnectionReset.into()))
@@ -119,7 +119,7 @@ pub async fn accept(
     let (writer, life) = session(stream, image, move |frame, payload| {
         frames.send(following::Arrived::Frame { session: id, frame, payload }).is_ok()
     });
-    let told = |arrived| tokio::task::block_in_place(|| queue.send(arrived)).is_ok();
+    let told = |arrived| tokio::task::block_in_place(|| queue.send(arrived).is_ok());
     if !told(following::Arrived::Accepted { session: id, writer }) {
         return Ok(());
     }

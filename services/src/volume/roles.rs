@@ -59,6 +59,9 @@ pub(super) struct State {
     pub(super) fenced: Option<String>,
 }
 
+/// Cuts a device off: every request fails from then on, for the reason given.
+type Cutter = Box<dyn Fn(&str) + Send + Sync>;
+
 /// The process: its options, its role, and who may change it.
 pub(super) struct Process {
     pub(super) options: VolumeOptions,
@@ -68,7 +71,7 @@ pub(super) struct Process {
     /// Held by whoever changes the role.
     pub(super) steps: tokio::sync::Mutex<()>,
     /// Cuts the attached device off, also while a step is under way.
-    pub(super) cutter: Mutex<Option<Box<dyn Fn(&str) + Send + Sync>>>,
+    pub(super) cutter: Mutex<Option<Cutter>>,
     pub(super) quit: Notify,
 }
 

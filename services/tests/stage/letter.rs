@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thermidor_model::VolumeName;
 use thermidor_model::observe::Readiness;
-use thermidor_model::spec::{HeatClass, MailSpec, MountSpec, PlaceSpec, RecipeSpec, ServiceSpec};
+use thermidor_model::spec::{MailSpec, RecipeSpec, ServiceSpec};
+use thermidor_model::testing::{mount, plain_service};
 use thermidor_services::docker::ContainerPlan;
 use thermidor_services::probe::imap::{Imap, quoted};
 use thermidor_services::probe::{MailProbe, client_config};
@@ -72,21 +73,8 @@ pub fn plan(stage: &Stage) -> ContainerPlan {
     let spec = ServiceSpec {
         recipe: Some(RecipeSpec::Mail(settings)),
         image: None,
-        build: None,
-        command: None,
-        entrypoint: None,
-        environment: BTreeMap::new(),
-        ports: vec![],
-        volumes: vec![MountSpec { volume: volume.clone(), path: "/srv/mail".into(), read_only: false }],
-        healthcheck: None,
-        user: None,
-        working_dir: None,
-        memory_max_bytes: None,
-        cpus_max: None,
-        stop_grace_s: 10,
-        restart: true,
-        heat: HeatClass::Steady,
-        place: PlaceSpec::default(),
+        volumes: vec![mount(volume.clone(), "/srv/mail")],
+        ..plain_service()
     };
     let ground = Ground {
         volumes: &BTreeMap::from([(volume, place)]),

@@ -2,9 +2,8 @@
 
 use super::Context;
 use crate::sensor::Sensor;
-use crate::sensor::power::{PowerMeter, cpu_watts, service_watts};
+use crate::sensor::power::PowerMeter;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use thermidor_model::heat::{Controller, Sample, target_c};
 use thermidor_model::placement::Now;
@@ -42,9 +41,7 @@ pub struct Climate {
     context: Context,
     declared: Option<(RadiatorName, RadiatorSpec)>,
     sensor: Option<Sensor>,
-    meter: Option<PowerMeter>,
-    /// CPU time of each service at the last look.
-    cpu: BTreeMap<ServiceName, Duration>,
+    meter: PowerMeter,
     controller: Option<Controller>,
     /// How much faster than real time the room is.
     speed: f64,
@@ -58,8 +55,7 @@ impl Climate {
             context: context.clone(),
             declared: None,
             sensor: None,
-            meter: None,
-            cpu: BTreeMap::new(),
+            meter: PowerMeter::of_this_machine(),
             controller: None,
             speed: 1.0,
             last: Instant::now(),
@@ -69,29 +65,31 @@ impl Climate {
     /// Reads sensor and meter, and asks the controller.
     pub async fn read(&mut self, state: &State, now: Now) -> Reading {
         self.follow(state);
+        let cpu = self.cpu_so_far();
+        let power_w = self.declared.as_ref().map_or(0.0, |(_, spec)| spec.power_w);
+        let measured = self.meter.measure(power_w, &cpu);
         let mut reading = Reading {
-            memory_free_bytes: memory_free_bytes(),
-            cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            power_w: measured.power_w,
+            service_w: measured.service_w,
+            memory_free_bytes: measured.memory_free_bytes,
+            cores: measured.cores,
+            troubles: measured.trouble.into_iter().collect(),
             ..Reading::default()
         };
         let elapsed = self.last.elapsed();
         self.last = Instant::now();
-        self.measure(elapsed, &mut reading);
         let Some((name, _)) = &self.declared else { return reading };
         reading.target_c = target_c(state, name, now.minute_of_day);
         let mut outdoor_c = None;
-        match &mut self.sensor {
-            Some(sensor) => {
-                match sensor.read(reading.power_w).await {
-                    Ok(read) => reading.temperature_c = Some(read.celsius),
-                    Err(e) => reading.troubles.push(e.to_string()),
-                }
-                outdoor_c = sensor.simulated().map(|room| room.outdoor_c());
-                if let Some(c) = sensor.simulated().and_then(|room| room.target_c()) {
-                    reading.target_c = Some(c);
-                }
+        if let Some(sensor) = &mut self.sensor {
+            match sensor.read(reading.power_w).await {
+                Ok(read) => reading.temperature_c = Some(read.celsius),
+                Err(e) => reading.troubles.push(e.to_string()),
             }
-            None => {}
+            outdoor_c = sensor.simulated().map(|room| room.outdoor_c());
+            if let Some(c) = sensor.simulated().and_then(|room| room.target_c()) {
+                reading.target_c = Some(c);
+            }
         }
         if let (Some(controller), Some(temperature_c), Some(target_c)) =
             (&mut self.controller, reading.temperature_c, reading.target_c)
@@ -106,28 +104,6 @@ impl Climate {
             reading.demand_w = reading.demand_w.map(|w| w.min(0.0));
         }
         reading
-    }
-
-    /// The machine's power, and each service's share of it. A simulated room shares its machine with
-    /// others (a demo): it is warmed by what its own services take, and by nothing else.
-    fn measure(&mut self, elapsed: Duration, reading: &mut Reading) {
-        let taken = self.cpu_taken();
-        let Some((_, spec)) = &self.declared else { return };
-        if matches!(spec.sensor, Some(SensorSpec::Simulated { .. })) {
-            let watts = |time: &Duration| cpu_watts(spec.power_w, *time, elapsed, reading.cores);
-            reading.service_w = taken.iter().map(|(name, time)| (name.clone(), watts(time))).collect();
-            reading.power_w = reading.service_w.values().sum();
-            return;
-        }
-        let Some(meter) = &mut self.meter else { return };
-        match meter.sample(spec.power_w, Instant::now()) {
-            Ok(Some(power)) => {
-                reading.power_w = power.watts;
-                reading.service_w = service_watts(power.watts, power.busy, &taken);
-            }
-            Ok(None) => {}
-            Err(e) => reading.troubles.push(e.to_string()),
-        }
     }
 
     /// Takes over what is declared, if it changed.
@@ -147,33 +123,21 @@ impl Climate {
             Some(Sensor::new(sensor, &self.context.paths.data))
         });
         self.controller = declared.as_ref().map(|(_, spec)| Controller::new(spec.power_w, HOLD_S));
-        let (sysfs, procfs) = (Path::new("/sys"), Path::new("/proc"));
-        self.meter = declared.as_ref().map(|_| PowerMeter::new(sysfs, procfs));
+        // A simulated room shares its machine with others (a demo): only its own services warm it.
+        let simulated = declared.as_ref().and_then(|(_, spec)| spec.sensor.as_ref());
+        let simulated = matches!(simulated, Some(SensorSpec::Simulated { .. }));
+        self.meter = PowerMeter::of_this_machine().shared(simulated);
         self.declared = declared;
     }
 
-    /// CPU time that each running service took since the last look, read from its control group.
-    fn cpu_taken(&mut self) -> BTreeMap<ServiceName, Duration> {
+    /// CPU time that each running service has taken so far, read from its control group.
+    fn cpu_so_far(&self) -> BTreeMap<ServiceName, Duration> {
         let running: Vec<(ServiceName, u32)> = {
             let found = self.context.shared.lock();
             let pid = |s: &super::found::Seen| s.found.pid.filter(|_| s.found.running);
             found.containers.iter().filter_map(|(n, s)| Some((n.clone(), pid(s)?))).collect()
         };
         let time = |pid| cgroup_of(pid).and_then(|group| group.cpu_ns()).ok().map(Duration::from_nanos);
-        let now: BTreeMap<ServiceName, Duration> =
-            running.into_iter().filter_map(|(name, pid)| Some((name, time(pid)?))).collect();
-        let before = std::mem::replace(&mut self.cpu, now.clone());
-        // A counter that went back belongs to a new container, and one seen for the first time tells nothing yet.
-        now.into_iter()
-            .filter_map(|(name, time)| Some((name.clone(), time.checked_sub(*before.get(&name)?)?)))
-            .collect()
+        running.into_iter().filter_map(|(name, pid)| Some((name, time(pid)?))).collect()
     }
-}
-
-/// What the kernel would still give out, bytes; 0 where it does not say.
-fn memory_free_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

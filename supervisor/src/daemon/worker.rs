@@ -6,10 +6,14 @@ use std::time::Duration;
 use thermidor_model::reconcile::Step;
 use thermidor_model::{Command, Outcome, Refusal, ServiceName};
 use thermidor_services::docker::cgroup_of;
+use thermidor_services::fence;
 use thermidor_services::volume::control::{ControlError, Refused};
 
 /// How long the home may take to agree on something.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long emptying a control group may take before the engine is asked to kill.
+const KILL_MAX: Duration = Duration::from_millis(500);
 
 /// How long a radiator waits after it gave a lease back before it looks at it again.
 const GIVE_BACK_REST: Duration = Duration::from_millis(200);
@@ -85,9 +89,10 @@ async fn kill(context: &Context, service: &ServiceName) -> anyhow::Result<()> {
     let pid = context.shared.lock().containers.get(service).and_then(|c| c.found.pid);
     // Through its cgroup first: the engine may hang, a process that writes must not wait for it.
     if let Some(pid) = pid {
-        let fenced = tokio::task::spawn_blocking(move || cgroup_of(pid)?.kill()).await?;
-        if let Err(e) = fenced {
-            tracing::warn!(%service, "through its cgroup: {e}");
+        let fenced =
+            tokio::task::spawn_blocking(move || anyhow::Ok(fence::kill(cgroup_of(pid)?.folder(), KILL_MAX)?));
+        if let Err(e) = fenced.await? {
+            tracing::warn!(%service, "through its cgroup: {e:#}");
         }
     }
     let killed = context.engine.kill(service).await;

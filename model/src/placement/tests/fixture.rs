@@ -5,8 +5,8 @@ use crate::name::{HomeName, NodeId, RadiatorName, ServiceName, VolumeName};
 use crate::observe::{Instance, Lease, Observed, Readiness, ReplicaReport, ReplicaState, Report};
 use crate::placement::{Action, Now, Plan, plan};
 use crate::spec::*;
-use crate::state::{Phase, Role, State};
-use crate::timing::Timing;
+use crate::state::{Phase, State};
+use crate::testing;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const SALON: NodeId = 1;
@@ -32,26 +32,11 @@ pub fn radiator(name: &str) -> RadiatorName {
 }
 
 pub fn service_spec(volume: Option<&str>) -> ServiceSpec {
-    let mount =
-        |v: &str| MountSpec { volume: VolumeName::new(v).unwrap(), path: "/srv".into(), read_only: false };
+    let mount = |v: &str| testing::mount(VolumeName::new(v).unwrap(), "/srv");
     ServiceSpec {
-        recipe: None,
-        image: Some("x".into()),
-        build: None,
-        command: None,
-        entrypoint: None,
-        environment: BTreeMap::new(),
         ports: vec![PortSpec { published: 25, target: 25, proxy_protocol: false }],
         volumes: volume.map(mount).into_iter().collect(),
-        healthcheck: None,
-        user: None,
-        working_dir: None,
-        memory_max_bytes: None,
-        cpus_max: None,
-        stop_grace_s: 10,
-        restart: true,
-        heat: HeatClass::Steady,
-        place: PlaceSpec::default(),
+        ..testing::plain_service()
     }
 }
 
@@ -68,17 +53,7 @@ pub fn home_spec() -> HomeSpec {
         .into(),
         placement: PlacementSpec::default(),
         services: [(mail(), service_spec(Some("maildir")))].into(),
-        volumes: [(
-            maildir(),
-            VolumeSpec {
-                size_bytes: 1 << 30,
-                replicas: 3,
-                durability: 2,
-                on_degraded: OnDegraded::Continue,
-                driver: VolumeDriver::Replicated,
-            },
-        )]
-        .into(),
+        volumes: [(maildir(), testing::volume_spec(1 << 30, 3))].into(),
         notify: None,
     }
 }
@@ -104,8 +79,8 @@ pub struct Home {
 impl Home {
     /// Three radiators, salon, bureau and cave, without a declaration.
     pub fn of_three() -> Self {
-        let mut home = Self {
-            state: State::default(),
+        Self {
+            state: testing::joined(3),
             observed: Observed { leader: SALON, voters: [SALON, BUREAU, CAVE].into(), ..Observed::default() },
             now_ms: START_MS,
             alive: [SALON, BUREAU, CAVE].into(),
@@ -115,24 +90,7 @@ impl Home {
             broken: BTreeSet::new(),
             granted_ms: BTreeMap::new(),
             granted_address_ms: 0,
-        };
-        home.apply(Command::Found {
-            home: HomeName::new("maison").unwrap(),
-            radiator: radiator("salon"),
-            address: ([10, 0, 0, 1], 7470).into(),
-            authority_pem: "pem".into(),
-            timing: Timing::default(),
-        });
-        for (i, name) in ["bureau", "cave"].into_iter().enumerate() {
-            home.apply(Command::Invite { token_hash: name.into(), expires_ms: u64::MAX });
-            home.apply(Command::Join {
-                token_hash: name.into(),
-                name: radiator(name),
-                address: ([10, 0, 0, 2 + i as u8], 7470).into(),
-                role: Role::Radiator,
-            });
         }
-        home
     }
 
     /// The same with [`home_spec`] declared, changed as wanted.
@@ -157,14 +115,7 @@ impl Home {
     }
 
     pub fn declare(&mut self, spec: HomeSpec) {
-        let revision_was = self.state.declared.as_ref().map_or(0, |d| d.revision);
-        self.apply(Command::Declare {
-            revision_was,
-            text: String::new(),
-            spec: Box::new(spec),
-            keep_overrides: false,
-            contexts: BTreeMap::new(),
-        });
+        self.apply(testing::declare(&self.state, spec));
     }
 
     /// Applies what must not be refused; the state must be sound afterwards.
