@@ -28,10 +28,9 @@ demo:
 test:
 	scripts/test $(TIER)
 
-# Cuts, freezes and power failures of real radiators: longer than `make test` takes.
+# The tier of `make test` in which real radiators are cut, frozen, killed, filled and misled.
 faults:
-	scripts/setup
-	cargo test --workspace --no-fail-fast --test cuts -- --test-threads=1
+	scripts/test radiators
 
 # Switches off one safety at a time; each must turn a test red.
 mutants:

@@ -3,12 +3,18 @@
 
 use crate::options;
 use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 use std::time::Duration;
+use thermidor_services::volume::device::Places;
+use thermidor_services::volume::image::DATA_OFFSET;
 use thermidor_supervisor::demo::client::audit::audit;
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::home::{Home, Status};
-use thermidor_supervisor::demo::lab::command::until;
-use thermidor_supervisor::demo::lab::{Guest, Lab, Radiator, images};
+use thermidor_supervisor::demo::home_images;
+use thermidor_supervisor::demo::lab::command::{LabError, until};
+use thermidor_supervisor::demo::lab::{Guest, Lab, Options, Radiator};
 
 /// The radiators.
 pub const RADIATORS: [&str; 3] = ["salon", "bureau", "ballon"];
@@ -16,6 +22,8 @@ pub const RADIATORS: [&str; 3] = ["salon", "bureau", "ballon"];
 pub const SERVICE: &str = "record";
 /// How long a home may take to heal once faults lift, s.
 const HEAL_S: u64 = 120;
+/// How much of each image is compared at once, bytes.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// The home and what it has acknowledged.
 #[derive(Debug)]
@@ -26,28 +34,46 @@ pub struct RecordHome {
     rounds: u32,
 }
 
-fn yaml(address: &str) -> String {
+/// `home.yaml` of the home, with more services and volumes.
+fn yaml(address: &str, services: &str, volumes: &str) -> String {
     let radiators: String =
         RADIATORS.iter().map(|name| format!("  {name}: {{ heats: room, power: 250 }}\n")).collect();
     format!(
         "home: maison\naddress: {address}/24\nradiators:\n{radiators}\
          services:\n  {SERVICE}:\n    image: thermidor/record:1\n    ports: [ \"7000:7000\" ]\n    \
-         volumes: [ \"record:/data\" ]\n    stop_grace_period: 2s\n\
-         volumes:\n  record: {{ size: 256m, replicas: 3, durability: 2 }}\n"
+         volumes: [ \"record:/data\" ]\n    stop_grace_period: 2s\n{services}\
+         volumes:\n  record: {{ size: 256m, replicas: 3, durability: 2 }}\n{volumes}"
     )
 }
 
 impl RecordHome {
     /// Forms the home and waits until the service runs, in sync everywhere.
     pub fn form(test: &str) -> Result<Self> {
+        Self::form_on(test, &|_| {}, &[])
+    }
+
+    /// The same, on machines with other options, and with more arguments for `init`.
+    pub fn form_on(test: &str, change: &dyn Fn(&mut Options), init: &[&str]) -> Result<Self> {
         let name = format!("{test}-{}", std::process::id());
-        let lab = Lab::new(&name, &RADIATORS, options(&[images::record()])?)?;
+        let mut options = options(&home_images())?;
+        change(&mut options);
+        let lab = Lab::new(&name, &RADIATORS, options)?;
         let home = Home::new(lab, RADIATORS[0]);
-        home.form()?;
-        home.apply(&yaml(&home.lab.floating().to_string()))?;
+        home.form_with(init)?;
         let formed = Self { home, acknowledged: Vec::new(), rounds: 0 };
+        formed.declare("")?;
         formed.healed()?;
         Ok(formed)
+    }
+
+    /// Declares the home with more services than the record: lines of YAML below `services:`.
+    pub fn declare(&self, services: &str) -> Result<()> {
+        self.declare_with(services, "")
+    }
+
+    /// The same, with more volumes: lines below `volumes:`.
+    pub fn declare_with(&self, services: &str, volumes: &str) -> Result<()> {
+        self.home.apply(&yaml(&self.home.lab.floating().to_string(), services, volumes))
     }
 
     /// Waits until every radiator is on and in sync and the service runs.
@@ -86,9 +112,7 @@ impl RecordHome {
     /// demands that every acknowledged line is there. Returns the writer's account.
     pub fn through(&mut self, fault: impl FnOnce(&Self) -> Result<()>) -> Result<Delivered> {
         self.rounds += 1;
-        let (to, prefix) = (self.to(), format!("round-{}", self.rounds));
-        let args = ["record", "--to", &to, "--prefix", &prefix, "--pause-ms", "5"];
-        let writer = Guest::start(&self.home.lab, &args, &[])?;
+        let writer = self.writer(&self.to(), &format!("round-{}", self.rounds))?;
         std::thread::sleep(Duration::from_secs(1));
         fault(self)?;
         std::thread::sleep(Duration::from_secs(4));
@@ -96,9 +120,35 @@ impl RecordHome {
         let delivered: Delivered = writer.stop()?;
         ensure!(delivered.acknowledged.len() > 50, "hardly anything was acknowledged: {delivered:?}");
         ensure!(delivered.refused.is_empty(), "refused: {:?}", delivered.refused);
-        self.acknowledged.extend(delivered.acknowledged.iter().cloned());
+        self.remember(&delivered);
         self.audit()?;
         Ok(delivered)
+    }
+
+    /// Writes lines that begin with `prefix` until it is told to end.
+    pub fn writer(&self, to: &str, prefix: &str) -> Result<Guest> {
+        let args = ["record", "--to", to, "--prefix", prefix, "--pause-ms", "5"];
+        Ok(Guest::start(&self.home.lab, &args, &[])?)
+    }
+
+    /// What was acknowledged to that writer must be there for ever.
+    pub fn remember(&mut self, delivered: &Delivered) {
+        self.acknowledged.extend(delivered.acknowledged.iter().cloned());
+    }
+
+    /// Demands that all replicas come to hold the same bytes: nobody but the active's epoch wrote.
+    pub fn replicas_alike(&self) -> Result<()> {
+        let image = |name: &&str| -> Result<PathBuf> {
+            let dir = self.radiator(name)?.paths()?.volume(SERVICE);
+            Ok(Places { dir }.image())
+        };
+        let images: Vec<PathBuf> = RADIATORS.iter().map(image).collect::<Result<_>>()?;
+        let alike = || {
+            let what = "compare";
+            let failed = |source| LabError::File { what, path: images[0].clone(), source };
+            Ok(same_data(&images).map_err(failed)?.then_some(()))
+        };
+        Ok(until(Duration::from_secs(60), "all replicas to be alike", alike)?)
     }
 
     /// Demands that every line ever acknowledged is there.
@@ -123,5 +173,27 @@ impl RecordHome {
     /// Where the service is reached.
     pub fn to(&self) -> String {
         format!("{}:7000", self.home.lab.floating())
+    }
+}
+
+/// Whether the images hold the same bytes of the device, whatever their headers say.
+fn same_data(images: &[PathBuf]) -> io::Result<bool> {
+    let mut files = images.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+    for file in &mut files {
+        file.seek(SeekFrom::Start(DATA_OFFSET))?;
+    }
+    loop {
+        let mut pieces = Vec::new();
+        for file in &mut files {
+            let mut piece = Vec::with_capacity(PIECE_BYTES as usize);
+            file.take(PIECE_BYTES).read_to_end(&mut piece)?;
+            pieces.push(piece);
+        }
+        if pieces.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Ok(false);
+        }
+        if pieces[0].is_empty() {
+            return Ok(true);
+        }
     }
 }

@@ -5,7 +5,13 @@
 
 use anyhow::Result;
 use std::time::Duration;
+use thermidor_supervisor::demo::client::deliver::Delivered;
+use thermidor_supervisor::demo::lab::command::until;
 use thermidor_tests::record::{RADIATORS, RecordHome};
+
+fn is_record(words: &[String]) -> bool {
+    words.iter().any(|word| word == "/usr/local/bin/record")
+}
 
 fn wait(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
@@ -67,18 +73,33 @@ fn a_cut_that_heals_within_the_lease_moves_nothing() {
     assert_eq!(home.active().unwrap(), active);
 }
 
+/// The lines sent through the frozen radiator's own address tell whether it serves after it wakes:
+/// what it acknowledged then would be in nobody's list. Its replica tells whether it wrote.
 #[test]
 fn a_frozen_active_writes_and_serves_nothing_after_it_wakes() {
     let mut home = RecordHome::form("freeze").unwrap();
     let active = home.active().unwrap();
     home.sit_away_from(&[&active]).unwrap();
+    let direct = format!("{}:7000", home.radiator(&active).unwrap().address());
+    let client = home.writer(&direct, "direct").unwrap();
+    let before = home.radiator(&active).unwrap().pids_where(is_record);
     let freeze = |home: &RecordHome| -> Result<()> {
         home.radiator(&active)?.freeze()?;
         home.home.wait(30, "a take-over", |s| s.runs_on("record").is_some_and(|r| r != active))?;
         wait(10);
-        Ok(home.radiator(&active)?.thaw()?)
+        home.radiator(&active)?.thaw()?;
+        let ended = || {
+            let now = home.home.lab.radiator(&active)?.pids_where(is_record);
+            Ok(before.iter().all(|pid| !now.contains(pid)).then_some(()))
+        };
+        Ok(until(Duration::from_secs(20), "the old instance to be killed", ended)?)
     };
     home.through(freeze).unwrap();
+    let delivered: Delivered = client.stop().unwrap();
+    assert!(delivered.acknowledged.len() > 50 && delivered.refused.is_empty(), "{delivered:?}");
+    home.remember(&delivered);
+    home.audit().unwrap();
+    home.replicas_alike().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thermidor_supervisor::demo::client::audit::audit;
 use thermidor_supervisor::demo::client::connect::Connected;
 use thermidor_supervisor::demo::client::deliver::Delivered;
+use thermidor_supervisor::demo::home_images;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::{Guest, Lab, Radiator, images};
 
@@ -75,7 +76,7 @@ fn cables_are_cut_one_way_both_ways_wholly_and_lossily_and_heal() {
 
 #[test]
 fn a_pulled_plug_ends_engine_and_containers_at_once_and_power_brings_the_engine_back() {
-    let lab = thermidor_tests::lab("plug", &["salon", "bureau"], &[images::record()]).unwrap();
+    let lab = thermidor_tests::lab("plug", &["salon", "bureau"], &home_images()).unwrap();
     let (salon, dir) = (lab.radiator("salon").unwrap(), lab.dir().to_owned());
     start_record(salon);
     let to = format!("{}:7000", salon.address());
@@ -115,7 +116,7 @@ fn a_pulled_plug_ends_engine_and_containers_at_once_and_power_brings_the_engine_
 
 #[test]
 fn a_killed_unit_is_restarted_and_the_connector_tells_refused_from_greeted() {
-    let lab = thermidor_tests::lab("unit", &["salon"], &[images::record()]).unwrap();
+    let lab = thermidor_tests::lab("unit", &["salon"], &home_images()).unwrap();
     let salon = lab.radiator("salon").unwrap();
     let first = salon.unit("dockerd", |u| u.pid()).unwrap();
     assert!(salon.unit("dockerd", |u| u.kill9()).unwrap());
@@ -157,7 +158,7 @@ fn when_its_owner_is_killed_nothing_of_a_lab_stays() {
 
 /// Makes a lab and waits to be killed.
 fn abandon(name: &str) {
-    let options = thermidor_tests::options(&[images::record()]).unwrap();
+    let options = thermidor_tests::options(&home_images()).unwrap();
     let lab = Lab::new(name, &["salon"], options).unwrap();
     lab.engines_ready().unwrap();
     start_record(lab.radiator("salon").unwrap());

@@ -17,6 +17,8 @@ const COMMAND_S: u64 = 60;
 /// What is read of `thermidor status -o json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
+    /// Its generation.
+    pub generation: u64,
     /// Whether a majority answers.
     pub quorum: bool,
     /// Who leads.
@@ -29,6 +31,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Volumes.
     pub volumes: Vec<Volume>,
+    /// What a person should know or do.
+    pub warnings: Vec<String>,
 }
 
 /// The floating address.
@@ -51,6 +55,8 @@ pub struct Member {
     pub temperature_c: Option<f64>,
     /// W
     pub demand_w: Option<f64>,
+    /// What is wrong there.
+    pub troubles: Vec<String>,
 }
 
 /// A service.
@@ -62,6 +68,8 @@ pub struct Service {
     pub active: Option<String>,
     /// `runs`, ...
     pub state: String,
+    /// Raised with each new active.
+    pub epoch: u64,
     /// The planner's sentence.
     pub reason: String,
 }
@@ -80,6 +88,8 @@ pub struct Replica {
     pub radiator: String,
     /// Holds every acknowledged write.
     pub in_sync: bool,
+    /// `active`, `following`, `failed: ...`
+    pub state: String,
 }
 
 impl Status {
@@ -157,7 +167,17 @@ impl Home {
         Ok(String::from_utf8_lossy(&said.stdout).into_owned())
     }
 
-    /// The same, where commands are typed.
+    /// Types a command that must be refused, and returns what it says.
+    pub fn refused_on(&self, radiator: &str, args: &[&str]) -> Result<String> {
+        println!("  {radiator}# thermidor {}", args.join(" "));
+        let said = self.lab.radiator(radiator)?.thermidor(args, COMMAND_S)?;
+        let text = shown(&said);
+        text.lines().for_each(|line| println!("    {line}"));
+        anyhow::ensure!(!said.status.success(), "`thermidor {}` was not refused", args.join(" "));
+        Ok(text)
+    }
+
+    /// [`Home::type_on`], where commands are typed.
     pub fn type_here(&self, args: &[&str]) -> Result<String> {
         self.type_on(&self.seat, args)
     }
@@ -180,11 +200,18 @@ impl Home {
     /// Founds the home on the first of all radiators, lets the others join, and waits until
     /// they vote.
     pub fn form(&self) -> Result<()> {
+        self.form_with(&[])
+    }
+
+    /// The same, with more arguments for `init`.
+    pub fn form_with(&self, more: &[&str]) -> Result<()> {
         let names: Vec<String> = self.lab.radiators().iter().map(|r| r.name().to_owned()).collect();
         let [first, rest @ ..] = names.as_slice() else { bail!("a home without radiators") };
         self.lab.engines_ready()?;
         let listen = self.listener(first)?;
-        self.type_on(first, &["init", "maison", "--radiator", first, "--listen", &listen])?;
+        let mut args = vec!["init", "maison", "--radiator", first, "--listen", &listen];
+        args.extend(more);
+        self.type_on(first, &args)?;
         self.start_units(first, true)?;
         self.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
         for name in rest {
@@ -226,7 +253,8 @@ impl Home {
         self.type_here(&["apply", &path.to_string_lossy(), "--yes"]).map(|_| ())
     }
 
-    fn listener(&self, name: &str) -> Result<String> {
+    /// Where a member is told to listen.
+    pub fn listener(&self, name: &str) -> Result<String> {
         Ok(format!("{}:{HOME_PORT}", self.lab.radiator(name)?.address()))
     }
 
@@ -265,12 +293,13 @@ mod tests {
 
     fn status() -> Status {
         serde_json::from_str(
-            r#"{"version":1,"home":"maison","quorum":true,"leader":"salon","address":{"address":"x","holder":"salon"},
-            "radiators":[{"name":"salon","state":"on","votes":true,"temperature_c":19.5,"demand_w":40.0},
-              {"name":"bureau","state":"on","votes":true,"temperature_c":16.0,"demand_w":300.0},
-              {"name":"grenier","state":"on","votes":true,"temperature_c":null,"demand_w":null}],
-            "services":[{"name":"mail","active":"bureau","state":"starts","reason":"r"}],
-            "volumes":[{"replicas":[{"radiator":"bureau","in_sync":true},{"radiator":"salon","in_sync":false}]}]}"#,
+            r#"{"version":1,"home":"maison","generation":1,"quorum":true,"leader":"salon","address":{"address":"x","holder":"salon"},
+            "radiators":[{"name":"salon","state":"on","votes":true,"temperature_c":19.5,"demand_w":40.0,"troubles":[]},
+              {"name":"bureau","state":"on","votes":true,"temperature_c":16.0,"demand_w":300.0,"troubles":[]},
+              {"name":"grenier","state":"on","votes":true,"temperature_c":null,"demand_w":null,"troubles":[]}],
+            "services":[{"name":"mail","active":"bureau","state":"starts","epoch":1,"reason":"r"}],
+            "volumes":[{"replicas":[{"radiator":"bureau","in_sync":true,"state":"active"},
+              {"radiator":"salon","in_sync":false,"state":"catching up"}]}],"warnings":[]}"#,
         )
         .unwrap()
     }

@@ -2,8 +2,11 @@
 //! process. When its control group is killed nothing remains of it: no mount, no link.
 
 use super::cgroup::Cgroup;
-use super::command::{LabError, line, until};
-use std::fs;
+use super::command::{LabError, at, line, until};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -112,6 +115,21 @@ impl Machine {
     /// Runs a shell script on this machine to its end.
     pub fn script(&self, script: &str) -> Result<String, LabError> {
         super::command::output(self.command("sh").args(["-ec", script]))
+    }
+
+    /// Does something on a thread of this process that is on this machine's network.
+    pub fn on_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        let path = format!("/proc/{}/ns/net", self.holder.id());
+        let path = Path::new(&path);
+        let namespace = File::open(path).map_err(at("open", path))?;
+        std::thread::scope(|scope| {
+            let acting = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(|e| at("enter", path)(e.into()))?;
+                Ok(act())
+            });
+            acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Kills everything on it; its namespaces go with the last process.

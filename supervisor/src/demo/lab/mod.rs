@@ -6,6 +6,8 @@
 
 pub mod cgroup;
 pub mod command;
+pub mod disk;
+pub mod frozen;
 pub mod guest;
 pub mod held;
 pub mod images;
@@ -49,6 +51,9 @@ pub struct Options {
     pub seed: Option<Seed>,
     /// Whether radiators have an engine.
     pub engine: bool,
+    /// A disk of its own for each radiator's data, MiB: it can be full, and with the power it loses
+    /// what it was not made to keep. `None`: a folder of this computer.
+    pub disk_mib: Option<u64>,
     /// Environment of the radiators' units, beside what the lab sets.
     pub env: Vec<(String, String)>,
     /// The program with the verbs of [`super::DemoCommand`]: `thermidor` itself, unless a test
@@ -61,7 +66,15 @@ impl Options {
     pub fn beside(binary: &Path) -> Self {
         let base = binary.parent().and_then(Path::parent).unwrap_or(Path::new("target")).join("lab");
         let binary = binary.to_owned();
-        Self { helper: binary.clone(), binary, base, seed: None, engine: true, env: Vec::new() }
+        Self {
+            helper: binary.clone(),
+            binary,
+            base,
+            seed: None,
+            engine: true,
+            disk_mib: None,
+            env: Vec::new(),
+        }
     }
 
     fn reaper(&self) -> Vec<String> {
@@ -142,6 +155,7 @@ impl Lab {
             binary: self.options.binary.clone(),
             seed: self.options.seed.clone().filter(|_| engine),
             engine,
+            disk_mib: self.options.disk_mib,
             env: self.options.env.clone(),
         };
         self.radiators.push(Radiator::new(plan, self.switch.clone())?);
@@ -182,6 +196,11 @@ impl Lab {
     /// A command on the client's machine.
     pub fn client(&self, program: &str) -> Command {
         self.client.command(program)
+    }
+
+    /// Does something on a thread of this process that is on the client's network.
+    pub fn as_client<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        self.client.on_network(act)
     }
 
     /// Cuts one way: nothing sent by `from` reaches `to`. `client` is the client.

@@ -3,11 +3,14 @@
 
 use super::cgroup::Cgroup;
 use super::command::{LabError, at, finish, output, until};
+use super::disk;
+use super::frozen;
 use super::images::Seed;
 use super::machine::{Machine, Own};
 use super::registry::REGISTRY;
 use super::switch::{Port, Switch, address};
 use super::unit::Unit;
+use crate::paths::Paths;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -22,6 +25,8 @@ use std::time::Duration;
 pub const ENGINE: &str = "dockerd";
 /// The engine's socket, as the radiator sees it.
 const ENGINE_SOCKET: &str = "/run/docker.sock";
+/// Where its processes meet.
+const RUN: &str = "/run/thermidor";
 /// How long an engine may take to start.
 const ENGINE_START: Duration = Duration::from_secs(60);
 
@@ -37,6 +42,8 @@ pub(super) struct Plan {
     pub binary: PathBuf,
     pub seed: Option<Seed>,
     pub engine: bool,
+    /// A disk of its own for its data, MiB.
+    pub disk_mib: Option<u64>,
     pub env: Vec<(String, String)>,
 }
 
@@ -76,7 +83,7 @@ impl Parts {
         let mut command = self.with_machine(|machine| Ok(machine.command(program)))?;
         command
             .env("THERMIDOR_DATA", self.inside().join("data"))
-            .env("THERMIDOR_RUN", "/run/thermidor")
+            .env("THERMIDOR_RUN", RUN)
             .env("THERMIDOR_DOCKER", format!("unix://{ENGINE_SOCKET}"))
             .env("DOCKER_HOST", format!("unix://{ENGINE_SOCKET}"))
             .env("RUST_BACKTRACE", "1")
@@ -191,7 +198,7 @@ impl Radiator {
         let bin = self.parts.plan.binary.parent().unwrap_or(Path::new("/")).display();
         let data = self.parts.inside().join("data");
         Ok(format!(
-            "nsenter -t {pid} -m -n env PATH={bin}:$PATH THERMIDOR_DATA={} THERMIDOR_RUN=/run/thermidor \
+            "nsenter -t {pid} -m -n env PATH={bin}:$PATH THERMIDOR_DATA={} THERMIDOR_RUN={RUN} \
              DOCKER_HOST=unix://{ENGINE_SOCKET} bash",
             data.display()
         ))
@@ -236,7 +243,23 @@ impl Radiator {
 
     /// The engine's socket, as this computer sees it while the radiator has power.
     pub fn engine_socket(&self) -> Result<PathBuf, LabError> {
-        self.parts.with_machine(|m| Ok(PathBuf::from(format!("/proc/{}/root{ENGINE_SOCKET}", m.pid()))))
+        self.seen(Path::new(ENGINE_SOCKET))
+    }
+
+    /// A path of the radiator, as this computer sees it while the radiator has power.
+    pub fn seen(&self, path: &Path) -> Result<PathBuf, LabError> {
+        let root = self.parts.with_machine(|m| Ok(PathBuf::from(format!("/proc/{}/root", m.pid()))))?;
+        Ok(root.join(path.strip_prefix("/").unwrap_or(path)))
+    }
+
+    /// The folders of its `thermidor`, as this computer sees them while the radiator has power.
+    pub fn paths(&self) -> Result<Paths, LabError> {
+        Ok(Paths { data: self.seen(&self.parts.inside().join("data"))?, run: self.seen(Path::new(RUN))? })
+    }
+
+    /// Does something on a thread of this process that is on the radiator's network.
+    pub fn on_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        self.parts.with_machine(|machine| machine.on_network(act))
     }
 
     fn ping(&self) -> bool {
@@ -269,17 +292,20 @@ impl Radiator {
         self.parts.plan.group.pids().into_iter().filter(|pid| is_it(&words(pid))).collect()
     }
 
-    /// Kills (-9) everything on it and takes its link down: what a pulled plug does.
+    /// Kills (-9) everything on it and takes its link down: what a pulled plug does. A disk of its own
+    /// keeps what it was made to keep, and loses the rest.
     pub fn power_off(&self) -> Result<(), LabError> {
         let Some(machine) = locked(&self.parts.machine).take() else { return Ok(()) };
         let unplugged = self.parts.switch.unplug(self.port());
+        let data = self.parts.inside().join("data");
+        let lost = self.parts.plan.disk_mib.map_or(Ok(()), |_| disk::cut(&machine, &data));
         let ended = machine.end();
         let units = locked(&self.units);
         let wanted: Vec<String> =
             units.iter().filter(|(_, u)| u.is_wanted()).map(|(n, _)| n.clone()).collect();
         units.values().for_each(Unit::down9);
         *locked(&self.enabled) = wanted;
-        unplugged.and(ended)
+        unplugged.and(lost).and(ended)
     }
 
     /// Gives it power: the units that ran before start again, all at once.
@@ -299,12 +325,12 @@ impl Radiator {
 
     /// Stops everything on it where it stands, containers too; the link stays up.
     pub fn freeze(&self) -> Result<(), LabError> {
-        self.parts.plan.group.freeze()
+        frozen::freeze(&self.parts.plan.group)
     }
 
     /// Lets it go on.
     pub fn thaw(&self) -> Result<(), LabError> {
-        self.parts.plan.group.thaw()
+        frozen::thaw(&self.parts.plan.group)
     }
 
     fn machine_on(&self) -> Result<(), LabError> {
@@ -312,10 +338,14 @@ impl Radiator {
         let machine = Machine::start(plan.group.clone(), Own::NetworkAndMounts)?;
         let (outside, inside) = (plan.dir.display(), self.parts.inside());
         let inside = inside.display();
+        let data = match plan.disk_mib {
+            None => format!("mount --bind {outside}/data {inside}/data"),
+            Some(mib) => disk::mount_script(&plan.dir.join("disk"), mib, &self.parts.inside().join("data")),
+        };
         machine.script(&format!(
             "mount -t tmpfs -o mode=755 tmpfs /run\n\
-             mkdir -p {inside}/data {inside}/docker /run/thermidor /run/lock\n\
-             mount --bind {outside}/data {inside}/data\n\
+             mkdir -p {inside}/data {inside}/docker {RUN} /run/lock\n\
+             {data}\n\
              mount --bind {outside}/docker {inside}/docker\n\
              echo '{{}}' >{inside}/daemon.json"
         ))?;
