@@ -78,6 +78,9 @@ impl Leader {
             let beginning = if leadership.by_election { Beginning::Elected } else { Beginning::Handed };
             *book = Book::of(&self.node, leadership.since_boottime_ns, beginning);
         }
+        if let Some(quiet_ns) = self.node.quiet_since_ns(leadership) {
+            book.ledger.quiet_since(quiet_ns);
+        }
         book
     }
 

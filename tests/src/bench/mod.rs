@@ -6,6 +6,7 @@ pub mod consensus;
 pub mod figures;
 pub mod footprint;
 pub mod processes;
+pub mod takeover;
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -27,7 +28,7 @@ pub struct Group {
 }
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[Group] = &[consensus::GROUP, footprint::GROUP];
+pub const GROUPS: &[Group] = &[takeover::GROUP, consensus::GROUP, footprint::GROUP];
 
 /// Where a group works.
 #[derive(Debug, Clone)]
