@@ -7,7 +7,7 @@ pub mod bench;
 pub mod record;
 
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thermidor_supervisor::demo::lab::images::Image;
 use thermidor_supervisor::demo::lab::{Lab, Options};
 
@@ -38,4 +38,23 @@ pub fn lab(test: &str, radiators: &[&str], images: &[Image]) -> Result<Lab> {
     let lab = Lab::new(&name, radiators, options(images)?)?;
     lab.engines_ready()?;
     Ok(lab)
+}
+
+/// What a lab has left on this computer: control groups, folders, mounts.
+pub fn traces(lab: &str, dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"] {
+        let path = Path::new(root).join("thermidor-lab").join(lab);
+        if path.exists() {
+            found.push(path.display().to_string());
+        }
+    }
+    for path in [dir.to_owned(), format!("/run/thermidor-lab/{lab}.json").into()] {
+        if path.exists() {
+            found.push(path.display().to_string());
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    found.extend(mounts.lines().filter(|l| l.contains(lab)).map(str::to_owned));
+    found
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::lab::Radiator;
+use thermidor_supervisor::demo::lab::held::Loop;
 use thermidor_tests::record::{RADIATORS, RecordHome};
 
 fn kill(pids: &[u32]) -> Result<()> {
@@ -71,6 +72,11 @@ fn all_processes_of_the_active_killed_at_once_lose_nothing() {
         kill(&pids)
     };
     home.through(all).unwrap();
+    let pids: Vec<u32> = home.home.lab.radiators().iter().flat_map(|r| r.pids_where(|_| true)).collect();
+    let loops = Loop::of(&pids).unwrap();
+    assert_eq!(loops.len(), 1, "one is active: {loops:?}");
+    drop(home);
+    assert!(!loops.iter().any(Loop::is_attached), "the lab leaves {loops:?}");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use thermidor_supervisor::demo::client::audit::audit;
@@ -12,6 +11,7 @@ use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::home_images;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::{Guest, Lab, Radiator, images};
+use thermidor_tests::traces;
 
 /// Whether one machine reaches another, by one ping.
 fn reaches(from: &Radiator, to: &Radiator) -> bool {
@@ -30,24 +30,6 @@ fn start_record(radiator: &Radiator) {
     let listens =
         || radiator.run("docker", &["logs", "record"]).map(|t| t.contains("listening").then_some(()));
     until(Duration::from_secs(20), "the record service", listens).unwrap();
-}
-
-fn traces(lab: &str, dir: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"] {
-        let path = Path::new(root).join("thermidor-lab").join(lab);
-        if path.exists() {
-            found.push(path.display().to_string());
-        }
-    }
-    for path in [dir.to_owned(), format!("/run/thermidor-lab/{lab}.json").into()] {
-        if path.exists() {
-            found.push(path.display().to_string());
-        }
-    }
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    found.extend(mounts.lines().filter(|l| l.contains(lab)).map(str::to_owned));
-    found
 }
 
 #[test]

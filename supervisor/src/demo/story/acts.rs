@@ -7,8 +7,9 @@ use crate::demo::client::deliver::Delivered;
 use crate::demo::client::smtp::message_id;
 use crate::demo::home::{Home, Status};
 use crate::demo::lab::command::until;
+use crate::demo::lab::held::Loop;
 use crate::demo::lab::{Guest, LabError};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct Demo {
     pub ledger: Ledger,
     /// Message-IDs that were acknowledged.
     acknowledged: Vec<String>,
+    /// Loop devices that the radiator had whose plug was pulled last.
+    attached: Vec<Loop>,
 }
 
 fn title(text: &str) {
@@ -42,7 +45,7 @@ fn title(text: &str) {
 impl Demo {
     /// Before the first act.
     pub fn new(home: Home) -> Self {
-        Self { home, ledger: Ledger::default(), acknowledged: Vec::new() }
+        Self { home, ledger: Ledger::default(), acknowledged: Vec::new(), attached: Vec::new() }
     }
 
     /// Plays every act; an error ends the story.
@@ -101,7 +104,7 @@ impl Demo {
     }
 
     fn follow_heat(&mut self) -> Result<()> {
-        title("Heat is wanted elsewhere: only a target is changed, and mail follows");
+        title("Heat is wanted elsewhere: only targets are changed, and mail follows");
         let status =
             self.home.wait(30, "a leader", |s| s.leader.is_some() && s.runs_on(SERVICE).is_some())?;
         let from = status.runs_on(SERVICE).context("mail runs")?.to_owned();
@@ -116,11 +119,14 @@ impl Demo {
         Ok(())
     }
 
-    /// Raises the target of `to` until mail follows, a client connecting all the while.
+    /// Raises the target of `to` and lowers the others until mail follows, a client connecting all the while.
     fn heat_up(&mut self, from: &str, to: &str) -> Result<()> {
         let connector = self.connector()?;
         std::thread::sleep(Duration::from_millis(500));
-        self.home.type_here(&["target", from, "12"])?;
+        // Every other room is to have enough, for the heat may lead mail to a third one meanwhile.
+        for other in RADIATORS.iter().filter(|r| **r != to) {
+            self.home.type_here(&["target", other, "12"])?;
+        }
         self.home.type_here(&["target", to, "24"])?;
         let began = Instant::now();
         let status = self.home.wait(90, "mail to follow the heat", |s| s.runs_on(SERVICE) == Some(to))?;
@@ -169,7 +175,9 @@ impl Demo {
         std::thread::sleep(Duration::from_secs(3));
         println!("  {dead} loses its power: every process and container killed, its link down");
         let began = Instant::now();
-        self.home.lab.radiator(&dead)?.power_off()?;
+        let radiator = self.home.lab.radiator(&dead)?;
+        self.attached = Loop::of(&radiator.pids_where(|_| true))?;
+        radiator.power_off()?;
         let status =
             self.home.wait(60, "mail to run elsewhere", |s| s.runs_on(SERVICE).is_some_and(|r| r != dead))?;
         let shown = ms(began);
@@ -200,8 +208,10 @@ impl Demo {
         title(&format!("{dead}'s disk is taken away before anything is read"));
         let dir = self.home.lab.radiator(dead)?.dir().to_owned();
         let (data, away) = (dir.join("data"), dir.join("data.away"));
-        let attached = loops_over(&dir, self.home.lab.name(), dead)?;
-        self.ledger.claim("no image of it is attached any more", attached.is_empty(), attached.join(", "));
+        let left = self.attached.iter().filter(|l| l.is_attached());
+        let left: Vec<_> = left.map(|l| l.device.clone()).collect();
+        let claim = "its image was attached, and is no more";
+        self.ledger.claim(claim, !self.attached.is_empty() && left.is_empty(), left.join(", "));
         fs::rename(&data, &away).context("take the disk away")?;
         let read = self.audit(&format!("every accepted message is read without {dead}"));
         fs::rename(&away, &data).context("bring the disk back")?;
@@ -333,21 +343,6 @@ fn troubles(delivered: &Delivered) -> String {
         text.push_str(&format!(" not reached: {times} times ({why})"));
     }
     text
-}
-
-/// Loop devices over files of a radiator, as it or this computer names them.
-fn loops_over(dir: &std::path::Path, lab: &str, radiator: &str) -> Result<Vec<String>> {
-    let inside = std::path::Path::new(crate::demo::lab::registry::REGISTRY).join(lab).join(radiator);
-    ensure!(dir.exists(), "{} is not there", dir.display());
-    let mut found = Vec::new();
-    for block in fs::read_dir("/sys/block").context("list block devices")?.flatten() {
-        let Ok(backing) = fs::read_to_string(block.path().join("loop/backing_file")) else { continue };
-        let backing = std::path::Path::new(backing.trim());
-        if backing.starts_with(dir) || backing.starts_with(&inside) {
-            found.push(block.file_name().to_string_lossy().into_owned());
-        }
-    }
-    Ok(found)
 }
 
 fn home_yaml(address: &str) -> String {
