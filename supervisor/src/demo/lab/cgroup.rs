@@ -117,6 +117,12 @@ impl Cgroup {
         until(SETTLE, &format!("{} to freeze", self.below_root), || Ok(self.event("frozen 1")?.then_some(())))
     }
 
+    /// Begins to freeze it and does not wait: what waits inside the kernel for another process of the
+    /// group, as an fsync does for the device below it, stops only once it is out of there.
+    pub fn begin_freeze(&self) -> Result<(), LabError> {
+        self.set_frozen("1")
+    }
+
     /// Lets it go on.
     pub fn thaw(&self) -> Result<(), LabError> {
         self.set_frozen("0")

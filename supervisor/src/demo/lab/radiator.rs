@@ -302,6 +302,11 @@ impl Radiator {
         self.parts.plan.group.freeze()
     }
 
+    /// Stops whatever runs on it, at once; what waits inside the kernel counts as stopped.
+    pub fn begin_freeze(&self) -> Result<(), LabError> {
+        self.parts.plan.group.begin_freeze()
+    }
+
     /// Lets it go on.
     pub fn thaw(&self) -> Result<(), LabError> {
         self.parts.plan.group.thaw()
