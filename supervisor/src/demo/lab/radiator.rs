@@ -3,6 +3,7 @@
 
 use super::cgroup::Cgroup;
 use super::command::{LabError, at, finish, output, until};
+use super::frozen;
 use super::images::Seed;
 use super::machine::{Machine, Own};
 use super::registry::REGISTRY;
@@ -299,17 +300,12 @@ impl Radiator {
 
     /// Stops everything on it where it stands, containers too; the link stays up.
     pub fn freeze(&self) -> Result<(), LabError> {
-        self.parts.plan.group.freeze()
-    }
-
-    /// Stops whatever runs on it, at once; what waits inside the kernel counts as stopped.
-    pub fn begin_freeze(&self) -> Result<(), LabError> {
-        self.parts.plan.group.begin_freeze()
+        frozen::freeze(&self.parts.plan.group)
     }
 
     /// Lets it go on.
     pub fn thaw(&self) -> Result<(), LabError> {
-        self.parts.plan.group.thaw()
+        frozen::thaw(&self.parts.plan.group)
     }
 
     fn machine_on(&self) -> Result<(), LabError> {

@@ -75,7 +75,7 @@ fn freeze_one(home: &RecordHome) -> Result<Duration> {
     let radiator = home.radiator(RADIATORS[random.random_range(0..RADIATORS.len())])?;
     let time = Duration::from_millis(random.random_range(FREEZE_MIN_MS..=FREEZE_MAX_MS));
     let began = Instant::now();
-    radiator.begin_freeze()?;
+    radiator.freeze()?;
     std::thread::sleep(time);
     radiator.thaw()?;
     Ok(began.elapsed())
