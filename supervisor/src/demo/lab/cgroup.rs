@@ -1,5 +1,5 @@
 //! One control group (version 2) per lab, with one below it per machine: whatever a machine
-//! starts is born in it, so that a machine can lose its power as one.
+//! starts is born in it, so that a machine can be frozen or lose its power as one.
 //!
 //! Where the system runs version 1, Docker's containers still inherit the version 2 group of
 //! the engine that starts them; where it runs version 2, the engine is told a parent inside.
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 /// The folder of all labs below a hierarchy's root.
 const LABS: &str = "thermidor-lab";
-/// How long the kernel may take to end a group; a process in an uninterruptible wait holds it up.
+/// How long the kernel may take to end or freeze a group; a process in an uninterruptible
+/// wait holds it up.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// A group of the version 2 hierarchy.
@@ -108,6 +109,22 @@ impl Cgroup {
         });
         held.release()?;
         ended
+    }
+
+    /// Stops everything in it where it stands; returns once it is so.
+    pub fn freeze(&self) -> Result<(), LabError> {
+        self.set_frozen("1")?;
+        until(SETTLE, &format!("{} to freeze", self.below_root), || Ok(self.event("frozen 1")?.then_some(())))
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<(), LabError> {
+        self.set_frozen("0")
+    }
+
+    fn set_frozen(&self, value: &str) -> Result<(), LabError> {
+        let path = self.path.join("cgroup.freeze");
+        fs::write(&path, value).map_err(at("write", &path))
     }
 
     fn event(&self, line: &str) -> Result<bool, LabError> {

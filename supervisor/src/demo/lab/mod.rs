@@ -6,7 +6,6 @@
 
 pub mod cgroup;
 pub mod command;
-pub mod frozen;
 pub mod guest;
 pub mod held;
 pub mod images;

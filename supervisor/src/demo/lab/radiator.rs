@@ -3,7 +3,6 @@
 
 use super::cgroup::Cgroup;
 use super::command::{LabError, at, finish, output, until};
-use super::frozen;
 use super::images::Seed;
 use super::machine::{Machine, Own};
 use super::registry::REGISTRY;
@@ -300,12 +299,12 @@ impl Radiator {
 
     /// Stops everything on it where it stands, containers too; the link stays up.
     pub fn freeze(&self) -> Result<(), LabError> {
-        frozen::freeze(&self.parts.plan.group)
+        self.parts.plan.group.freeze()
     }
 
     /// Lets it go on.
     pub fn thaw(&self) -> Result<(), LabError> {
-        frozen::thaw(&self.parts.plan.group)
+        self.parts.plan.group.thaw()
     }
 
     fn machine_on(&self) -> Result<(), LabError> {
