@@ -82,6 +82,7 @@ pub enum Command {
         /// Overrides stay, else they are cleared.
         keep_overrides: bool,
         /// Packed build contexts that the home has not got yet, by hash.
+        #[serde(with = "crate::packed::map")]
         contexts: BTreeMap<String, Vec<u8>>,
     },
     /// `thermidor off`. Refused where the radiator alone holds a volume.
@@ -259,6 +260,7 @@ pub enum Command {
     /// Changes nothing: measures a put, or proves that a majority answers.
     Put {
         /// Any bytes; only their hash is kept nowhere.
+        #[serde(with = "crate::packed")]
         value: Vec<u8>,
     },
 }

@@ -56,6 +56,7 @@ pub struct State {
     /// Mail accounts made by the CLI, by service and local part.
     pub mail_accounts: BTreeMap<ServiceName, BTreeMap<String, MailAccount>>,
     /// Packed build contexts by their BLAKE3, hex: which are kept (bytes live beside the log).
+    #[serde(with = "crate::packed::map")]
     pub contexts: BTreeMap<String, Vec<u8>>,
     /// The last events, oldest first, at most [`EVENTS_MAX`].
     pub events: VecDeque<Event>,
@@ -235,6 +236,7 @@ pub struct Sealed {
     /// 12-byte nonce.
     pub nonce: [u8; 12],
     /// ChaCha20-Poly1305 of the value, with the secret's name as associated data.
+    #[serde(with = "crate::packed")]
     pub bytes: Vec<u8>,
 }
 

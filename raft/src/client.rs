@@ -12,8 +12,8 @@ use futures::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thermidor_model::{Command, NodeId, Outcome};
 use tokio::sync::watch;
@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// The last known leader has this long before everybody else is asked too.
 const LEADER_FIRST: Duration = Duration::from_millis(100);
+/// Who has just done something as leader is not asked again whether it leads.
+const LEADER_FRESH: Duration = Duration::from_millis(300);
 /// A member has this long to say whether it leads.
 const WHO_LEADS_MAX: Duration = Duration::from_millis(600);
 
@@ -47,6 +49,8 @@ pub struct HomeClient {
     pool: Arc<LinePool>,
     /// The last member that answered as leader; 0: none yet.
     leader: AtomicU64,
+    /// When that member last applied a proposal of ours.
+    led: Mutex<Option<Instant>>,
 }
 
 impl HomeClient {
@@ -56,7 +60,7 @@ impl HomeClient {
         let addresses = Addresses::default();
         addresses.set(members_file::read(data).map_err(ClientError::Members)?);
         let pool = LinePool::new(&identity, addresses)?;
-        Ok(Self { identity, pool, leader: AtomicU64::new(0) })
+        Ok(Self { identity, pool, leader: AtomicU64::new(0), led: Mutex::default() })
     }
 
     /// This radiator's identity.
@@ -155,12 +159,22 @@ impl HomeClient {
         }
     }
 
-    /// Proposes a command. The leader is found by a question without effect; the command is then sent
-    /// once, and again only where it surely was not applied.
+    /// Whether the last known leader applied a proposal so lately that it need not be asked.
+    fn leads_surely(&self) -> bool {
+        let led = *self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        led.is_some_and(|at| at.elapsed() < LEADER_FRESH)
+    }
+
+    fn note_led(&self, at: Option<Instant>) {
+        *self.led.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Proposes a command. The leader is found by a question without effect, unless it has just applied
+    /// another; the command is then sent once, and again only where it surely was not applied.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Outcome, ProposeError> {
         let (_, bytes) = prepared(command)?;
         let mut last = String::from("no member is known");
-        let mut sure = false;
+        let mut sure = self.leads_surely();
         while Instant::now() < deadline {
             let leader = match self.leader().filter(|_| sure) {
                 Some(leader) => leader,
@@ -178,7 +192,9 @@ impl HomeClient {
             };
             self.leader.store(leader, Ordering::Relaxed);
             let answer = self.pool.call(leader, Lane::App, "home/propose", bytes.clone(), deadline).await;
-            match attempt_from(answer) {
+            let attempt = attempt_from(answer);
+            self.note_led(matches!(attempt, Attempt::Over(Ok(_))).then(Instant::now));
+            match attempt {
                 Attempt::Over(result) => return result,
                 Attempt::Elsewhere(next, why) => {
                     last = why;

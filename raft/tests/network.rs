@@ -5,7 +5,8 @@ mod harness;
 use bytes::Bytes;
 use harness::*;
 use std::time::Duration;
-use thermidor_raft::{CallError, HomeClient, Node};
+use thermidor_model::Outcome;
+use thermidor_raft::{CallError, HomeClient, Node, ProposeError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -87,6 +88,30 @@ async fn a_client_needs_no_local_daemon_and_finds_the_next_leader() {
     local.node.shutdown().await;
     let soon = Instant::now() + Duration::from_secs(2);
     assert!(client.propose(tell("nobody"), soon).await.is_err());
+    shut_all(machines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_was_just_answered_asks_nobody_and_still_finds_the_next_leader() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let old = leader(&nodes).await.clone();
+    let local = machines.iter().find(|m| m.node.id() != old.id()).unwrap();
+    same_states(&nodes).await;
+    let known = || HomeClient::open(&local.data()).is_ok_and(|client| client.members().len() == 3);
+    eventually("members.json is complete", known).await;
+    let client = HomeClient::open(&local.data()).unwrap();
+    client.propose(tell("first"), deadline()).await.unwrap();
+    old.shutdown().await;
+    // Sent straight to who led: not known to be done, or surely not done and then done elsewhere.
+    let second = client.propose(tell("second"), deadline()).await;
+    assert!(matches!(second, Ok(Outcome::Done) | Err(ProposeError::Unknown(_))), "{second:?}");
+    assert_eq!(client.propose(tell("third"), deadline()).await, Ok(Outcome::Done));
+    eventually("what was answered is there", || {
+        let told = told(&state(&local.node));
+        told.contains("first") && told.contains("third") && (second.is_err() || told.contains("second"))
+    })
+    .await;
     shut_all(machines).await;
 }
 

@@ -1,10 +1,9 @@
 //! Our side: a home of three `thermidor run` on loopback, and doors into it by the network API
 //! that guards and volume processes use.
 
-use super::load::{Door, Value};
+use super::load::{Door, Last, Value};
 use crate::bench::processes::Process;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -163,14 +162,17 @@ impl Home {
     }
 
     /// Waits until a member has applied what was put, and says what of it differs there.
-    pub fn differing(&self, index: usize, put: &BTreeMap<String, Value>) -> Result<Vec<String>> {
+    pub fn differing(&self, index: usize, last: &Last) -> Result<Vec<String>> {
         let began = Instant::now();
+        // One that was just started does not answer yet.
+        wait_for("its answer", || Ok(self.state(index).ok()))?;
         loop {
             let state = self.state(index)?;
-            let differs = |(key, value): &(&String, &Value)| {
-                state.secrets.get(*key).is_none_or(|sealed| sealed.bytes != value.as_slice())
+            let differs = |(key, values): &(&String, &Vec<Value>)| {
+                let there = state.secrets.get(*key);
+                there.is_none_or(|sealed| values.iter().all(|value| sealed.bytes != value))
             };
-            let differing: Vec<String> = put.iter().filter(differs).map(|(key, _)| key.clone()).collect();
+            let differing: Vec<String> = last.iter().filter(differs).map(|(key, _)| key.clone()).collect();
             if differing.is_empty() || began.elapsed() > PATIENCE {
                 return Ok(differing);
             }

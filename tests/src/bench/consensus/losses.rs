@@ -2,10 +2,9 @@
 //! member.
 
 use super::home::{Home, HomeDoor, MEMBERS};
-use super::load::{Value, value};
+use super::load::{Last, value};
 use crate::bench::Ground;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thermidor_model::Outcome;
@@ -25,7 +24,7 @@ const TIME: Duration = Duration::from_secs(6);
 /// What callers had answered.
 #[derive(Default)]
 struct Account {
-    acknowledged: BTreeMap<String, Value>,
+    acknowledged: Last,
     /// Sent, and nobody knows: may be there or not.
     unknown: usize,
     longest_gap: Duration,
@@ -77,7 +76,7 @@ async fn call(door: Arc<HomeDoor>, caller: usize, end: Instant) -> Result<Accoun
             Ok(Outcome::Done) => {
                 account.longest_gap = account.longest_gap.max(last.elapsed());
                 last = Instant::now();
-                account.acknowledged.insert(key, value);
+                account.acknowledged.insert(key, vec![value]);
             }
             Ok(outcome) => bail!("a put was refused: {outcome:?}"),
             Err(ProposeError::Unknown(_)) => account.unknown += 1,

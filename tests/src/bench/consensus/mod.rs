@@ -105,9 +105,9 @@ async fn in_etcd(etcd: &mut Etcd, callers: usize, connections: usize, first: u64
     let measured = load::run(&doors, callers, first, WARM_UP, TIME).await?;
     etcd.all_run()?;
     let other = etcd.other().await?;
-    for (key, value) in &measured.last {
-        let read = other.read(key).await?;
-        ensure!(read.as_deref() == Some(value.as_slice()), "not read back from etcd: {key}");
+    for (key, values) in &measured.last {
+        let read = other.read(key).await?.with_context(|| format!("not in etcd: {key}"))?;
+        ensure!(values.iter().any(|value| read == value[..]), "not read back from etcd: {key}");
     }
     Ok(measured)
 }

@@ -80,5 +80,6 @@ fn say(ground: &Ground, home: &RecordHome, what: &str, usages: &[Usage]) {
             usage.cpu_percent,
             usage.written_kb_s
         ));
+        ground.say(format!("{what}: {:<8} own + program's memory, processor: {}", "", usage.each));
     }
 }

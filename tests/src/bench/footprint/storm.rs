@@ -20,8 +20,6 @@ const LOST_PERCENT: u8 = 10;
 const FREEZE_MAX_MS: u64 = 400;
 /// The shortest freeze, ms.
 const FREEZE_MIN_MS: u64 = 50;
-/// What starting and ending a freeze takes of it, ms.
-const FREEZE_OVERHEAD_MS: u64 = 20;
 /// The priority of what freezes, so that the load does not make freezes longer than they should be.
 const PRIORITY: i32 = -15;
 /// Between two freezes.
@@ -75,10 +73,10 @@ fn busy(ground: &Ground) -> Result<Vec<Process>> {
 fn freeze_one(home: &RecordHome) -> Result<Duration> {
     let mut random = rand::rng();
     let radiator = home.radiator(RADIATORS[random.random_range(0..RADIATORS.len())])?;
-    let time = Duration::from_millis(random.random_range(FREEZE_MIN_MS..FREEZE_MAX_MS - FREEZE_OVERHEAD_MS));
+    let time = Duration::from_millis(random.random_range(FREEZE_MIN_MS..=FREEZE_MAX_MS));
     let began = Instant::now();
     radiator.freeze()?;
-    std::thread::sleep(time.saturating_sub(began.elapsed()));
+    std::thread::sleep(time);
     radiator.thaw()?;
     Ok(began.elapsed())
 }

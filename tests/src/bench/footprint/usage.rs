@@ -14,6 +14,8 @@ const TICKS: f64 = 100.0;
 /// What one process has used.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Used {
+    /// Whose it is; 0 where it is of several.
+    pid: u32,
     /// Resident and its own, KiB.
     own_kib: u64,
     /// Resident and of files: the program itself, KiB.
@@ -25,7 +27,7 @@ struct Used {
 }
 
 /// What a radiator used over a window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
     /// Resident memory, MiB; the program's pages, which the three share, are counted once.
     pub memory_mib: f64,
@@ -33,6 +35,14 @@ pub struct Usage {
     pub cpu_percent: f64,
     /// Written to disks, KB/s.
     pub written_kb_s: f64,
+    /// Where it goes, for people: each process in words.
+    pub each: String,
+}
+
+impl Used {
+    fn resident_kib(&self) -> u64 {
+        self.own_kib + self.file_kib
+    }
 }
 
 /// A field of `/proc/PID/status` or `/proc/PID/io`: its first number.
@@ -58,6 +68,7 @@ fn used(pid: u32) -> Result<Used> {
     };
     let status = read("status")?;
     Ok(Used {
+        pid,
         own_kib: field(&status, "RssAnon")? + field(&status, "RssShmem")?,
         file_kib: field(&status, "RssFile")?,
         ticks: ticks(&read("stat")?)?,
@@ -68,6 +79,7 @@ fn used(pid: u32) -> Result<Used> {
 /// The three processes together: file pages once, the rest summed up.
 fn together(three: &[Used]) -> Used {
     three.iter().fold(Used::default(), |sum, one| Used {
+        pid: 0,
         own_kib: sum.own_kib + one.own_kib,
         file_kib: sum.file_kib.max(one.file_kib),
         ticks: sum.ticks + one.ticks,
@@ -75,34 +87,43 @@ fn together(three: &[Used]) -> Used {
     })
 }
 
-fn of(radiator: &Radiator) -> Result<Used> {
-    let mut three = Vec::new();
-    for verb in VERBS {
+/// The three of a radiator, in the order of [`VERBS`].
+fn three(radiator: &Radiator) -> Result<Vec<Used>> {
+    let of = |verb: &&str| {
         let pids = radiator.pids_of(verb);
         ensure!(pids.len() == 1, "{} runs {} processes of {verb}", radiator.name(), pids.len());
-        three.push(used(pids[0])?);
-    }
-    Ok(together(&three))
+        used(pids[0])
+    };
+    VERBS.iter().map(of).collect()
 }
 
 /// Watches radiators for that long. Memory is the most of one look a second.
 pub fn watch(radiators: &[Radiator], window: Duration) -> Result<Vec<Usage>> {
-    let look = || radiators.iter().map(of).collect::<Result<Vec<Used>>>();
+    let look = || radiators.iter().map(three).collect::<Result<Vec<_>>>();
     let (began, before) = (Instant::now(), look()?);
-    let mut most_kib: Vec<u64> = before.iter().map(|u| u.own_kib + u.file_kib).collect();
-    let mut after = before.clone();
+    let mut looks = vec![before.clone()];
     while began.elapsed() < window {
         std::thread::sleep(Duration::from_secs(1).min(window));
-        after = look()?;
-        for (most, used) in most_kib.iter_mut().zip(&after) {
-            *most = (*most).max(used.own_kib + used.file_kib);
-        }
+        looks.push(look()?);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let usages = before.iter().zip(&after).zip(most_kib).map(|((before, after), most_kib)| Usage {
-        memory_mib: most_kib as f64 / 1024.0,
-        cpu_percent: (after.ticks - before.ticks) as f64 / TICKS / seconds * 100.0,
-        written_kb_s: (after.written - before.written) as f64 / 1000.0 / seconds,
+    let pids = |look: &[Vec<Used>]| look.iter().flatten().map(|used| used.pid).collect::<Vec<_>>();
+    ensure!(pids(&before) == pids(&looks[looks.len() - 1]), "a process was restarted while it was watched");
+    let usages = before.iter().enumerate().map(|(radiator, before)| {
+        let most_kib = looks.iter().map(|look| together(&look[radiator]).resident_kib()).max();
+        let after = &looks[looks.len() - 1][radiator];
+        let (from, to) = (together(before), together(after));
+        let cpu_percent = |from: Used, to: Used| (to.ticks - from.ticks) as f64 / TICKS / seconds * 100.0;
+        let each = VERBS.iter().zip(before.iter().zip(after)).map(|(verb, (from, to))| {
+            let (own, file) = (to.own_kib as f64 / 1024.0, to.file_kib as f64 / 1024.0);
+            format!("{verb} {own:.1} + {file:.1} MiB, {:.2} %", cpu_percent(*from, *to))
+        });
+        Usage {
+            memory_mib: most_kib.unwrap_or_default() as f64 / 1024.0,
+            cpu_percent: cpu_percent(from, to),
+            written_kb_s: (to.written - from.written) as f64 / 1000.0 / seconds,
+            each: each.collect::<Vec<_>>().join("; "),
+        }
     });
     Ok(usages.collect())
 }
@@ -124,9 +145,12 @@ mod tests {
 
     #[test]
     fn pages_of_the_program_count_once() {
-        let one = Used { own_kib: 10, file_kib: 100, ticks: 3, written: 7 };
-        let other = Used { own_kib: 20, file_kib: 90, ticks: 4, written: 0 };
-        assert_eq!(together(&[one, other]), Used { own_kib: 30, file_kib: 100, ticks: 7, written: 7 });
+        let one = Used { pid: 4, own_kib: 10, file_kib: 100, ticks: 3, written: 7 };
+        let other = Used { pid: 5, own_kib: 20, file_kib: 90, ticks: 4, written: 0 };
+        assert_eq!(
+            together(&[one, other]),
+            Used { pid: 0, own_kib: 30, file_kib: 100, ticks: 7, written: 7 }
+        );
     }
 
     #[test]
