@@ -1,7 +1,7 @@
 //! Proof of leadership: a quorum round begun after the caller asked. Callers that come while one
 //! round runs share the next.
 
-use crate::node::CallError;
+use crate::calling::CallError;
 use crate::types::{C, Raft};
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};

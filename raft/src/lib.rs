@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod barrier;
+mod calling;
 pub mod client;
 mod clock;
 pub mod codec;
@@ -29,9 +30,11 @@ mod quiet;
 pub mod rescue;
 mod serving;
 mod snapshot_stream;
+mod standing;
 pub mod types;
 mod wire;
 
+pub use calling::CallError;
 pub use client::{ClientError, HomeClient};
 pub use clock::boottime_ns;
 pub use founding::{InitError, InitOptions, init};
@@ -40,6 +43,7 @@ pub use invitation::{Token, TokenError};
 pub use joining::{JoinError, JoinOptions, join};
 pub use leadership::Leadership;
 pub use membership::MembershipError;
-pub use node::{CallError, Handler, Node, Standing, StartError, StartOptions};
+pub use node::{Handler, Node, StartError, StartOptions};
 pub use proposing::ProposeError;
 pub use rescue::{RescueError, RescueOptions, RescueReport, rescue};
+pub use standing::Standing;

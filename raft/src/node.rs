@@ -1,18 +1,19 @@
 //! A running member: everything in this crate put together.
 
 use crate::barrier::Barriers;
+use crate::calling::CallError;
 use crate::codec;
 use crate::config::{SNAPSHOT_EVERY, config};
 use crate::identity::{Identity, IdentityError};
 use crate::leadership::{self, Leadership};
-use crate::line::{Lane, LineError};
+use crate::line::LineError;
 use crate::line_pool::{Addresses, LinePool};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::network::Network;
-use crate::proposing::LOOK_AGAIN;
 use crate::quiet::{Quiet, Taken};
 use crate::snapshot_stream::Arriving;
+use crate::standing::{self, Standing};
 use crate::types::Raft;
 use crate::{disk, founding, keeper, listener, members_file, quiet, rescue};
 use bytes::Bytes;
@@ -24,10 +25,10 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use thermidor_model::{Command, NodeId, Outcome, State};
+use thermidor_model::{NodeId, State};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Answers a request of another member: who asks, what; bytes, or why not, in words.
@@ -64,52 +65,6 @@ pub enum StartError {
     Raft(String),
 }
 
-/// Why a call has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Not the leader; who is, if known.
-    #[error("this member does not lead")]
-    NotLeader(Option<NodeId>),
-    /// Leader, but a majority does not answer.
-    #[error("the home has no quorum: {0}")]
-    NoQuorum(String),
-    /// It was not reached, or nobody leads: surely not done.
-    #[error("not reached: {0}")]
-    Unreachable(String),
-    /// It was reached and did not answer: done or not.
-    #[error("no answer: {0}")]
-    Lost(String),
-    /// It answered that it failed.
-    #[error("{0}")]
-    Failed(String),
-    /// This member is shutting down.
-    #[error("this member is shutting down")]
-    Stopped,
-}
-
-impl From<LineError> for CallError {
-    fn from(error: LineError) -> Self {
-        match error {
-            LineError::NotSent(why) => Self::Unreachable(why),
-            LineError::Lost(why) => Self::Lost(why),
-            LineError::Failed(why) => Self::Failed(why),
-            LineError::NotLeader(leader) => Self::NotLeader(leader),
-            e @ LineError::Expelled => Self::Failed(e.to_string()),
-        }
-    }
-}
-
-/// Whether this member still belongs to its home.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The generation of this member's certificate.
-    pub generation: u64,
-    /// The highest generation heard. Higher than ours: stop all services and rejoin.
-    pub heard_generation: u64,
-    /// This member has left the home, or was taken out: stop all services.
-    pub expelled: bool,
-}
-
 pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) data: PathBuf,
@@ -129,8 +84,8 @@ pub(crate) struct Inner {
     /// Since when earlier leaders are silent, once this leadership knows.
     pub(crate) quiet: Mutex<Quiet>,
     state: watch::Receiver<Arc<State>>,
-    leadership: watch::Receiver<Leadership>,
-    standing: watch::Sender<Standing>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) standing: watch::Sender<Standing>,
     barriers: Barriers,
     changing: tokio::sync::Mutex<()>,
     /// Shared by proposals under way here; a hand-over of leadership has it alone.
@@ -182,7 +137,7 @@ impl Node {
             .map_err(|e| StartError::Raft(e.to_string()))?;
 
         let stop = CancellationToken::new();
-        let standing = Standing {
+        let belongs = Standing {
             generation: identity.generation,
             heard_generation: identity.generation,
             expelled: false,
@@ -196,7 +151,7 @@ impl Node {
             handed,
             taken,
             quiet: Mutex::default(),
-            standing: watch::Sender::new(standing),
+            standing: watch::Sender::new(belongs),
             barriers: Barriers::start(raft.clone(), stop.clone()),
             changing: tokio::sync::Mutex::default(),
             proposing: tokio::sync::RwLock::default(),
@@ -215,9 +170,9 @@ impl Node {
         node.spawn(listener::serve(listener, node.clone()));
         node.spawn(keeper::keep(node.clone()));
         node.spawn(quiet::follow(node.clone()));
-        node.spawn(watch_standing(node.clone()));
+        node.spawn(standing::watch(node.clone()));
         founding::found_if_new(&node).await?;
-        node.spawn(tell_address(node.clone()));
+        node.spawn(standing::tell_address(node.clone()));
         let electing = node.clone();
         node.spawn(async move {
             tokio::time::sleep_until(electing.0.votes_from).await;
@@ -310,77 +265,6 @@ impl Node {
         self.0.log.commits()
     }
 
-    /// Asks a member's handler. At most once: it is not tried again by itself.
-    pub async fn call(
-        &self,
-        to: NodeId,
-        kind: &str,
-        body: Bytes,
-        time: Duration,
-    ) -> Result<Bytes, CallError> {
-        if to == self.id() {
-            let asked = tokio::time::timeout(time, self.handle(self.id(), kind, body));
-            return asked
-                .await
-                .map_err(|_| CallError::Lost("not answered in time".into()))?
-                .map_err(Into::into);
-        }
-        let deadline = Instant::now() + time;
-        Ok(self.pool().call(to, Lane::App, &format!("app/{kind}"), body, deadline).await?)
-    }
-
-    /// Asks the leader's handler, whoever leads. Tried again until the deadline while it surely was
-    /// not handled.
-    pub async fn call_leader(&self, kind: &str, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
-        let mut leadership = self.leadership();
-        let mut last = String::from("no leader is known");
-        let mut hint = None;
-        let mut guesses = self.guesses();
-        while Instant::now() < deadline {
-            let known = leadership.borrow_and_update().leader;
-            let answer = match hint.take().or(known).or_else(|| guesses.next()) {
-                None => Err(LineError::NotSent(last.clone())),
-                Some(leader) if leader == self.id() => {
-                    let handled = self.handle_as_leader(self.id(), kind, body.clone());
-                    timeout_at(deadline, handled)
-                        .await
-                        .unwrap_or_else(|_| Err(LineError::Lost("late".into())))
-                }
-                Some(leader) => {
-                    self.pool().call(leader, Lane::App, &format!("lead/{kind}"), body.clone(), deadline).await
-                }
-            };
-            match answer {
-                Err(LineError::NotLeader(leader)) => hint = leader.filter(|id| Some(*id) != known),
-                Err(LineError::NotSent(why)) => last = why,
-                answer => return Ok(answer?),
-            }
-            // Either way we look again.
-            drop(timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), leadership.changed()).await);
-        }
-        Err(CallError::Unreachable(last))
-    }
-
-    pub(crate) async fn handle(&self, from: NodeId, kind: &str, body: Bytes) -> Result<Bytes, LineError> {
-        match self.0.handlers.get(kind) {
-            Some(handler) => handler(from, body).await.map_err(LineError::Failed),
-            None => Err(LineError::Failed(format!("nothing here answers `{kind}`"))),
-        }
-    }
-
-    pub(crate) async fn handle_as_leader(
-        &self,
-        from: NodeId,
-        kind: &str,
-        body: Bytes,
-    ) -> Result<Bytes, LineError> {
-        let (leads, leader) = {
-            let seen = self.0.leadership.borrow();
-            (seen.is_me, seen.leader)
-        };
-        if leads { self.handle(from, kind, body).await } else { Err(LineError::NotLeader(leader)) }
-    }
-
     /// Ends this member at once, as a crash would: leadership is not handed over. Returns when the
     /// data directory may be opened again.
     pub async fn shutdown(&self) {
@@ -409,57 +293,6 @@ async fn open_storage(data: &std::path::Path) -> Result<(LogStore, Machine), Sta
     });
     let opened = opening.await.map_err(std::io::Error::other).and_then(|result| result);
     opened.map_err(io("the log can't be opened"))
-}
-
-/// Surfaces a higher generation and our own departure.
-async fn watch_standing(node: Node) {
-    let mut generation = node.pool().generation();
-    let mut expelled = node.pool().expelled();
-    let mut state = node.state();
-    loop {
-        let heard = *generation.borrow_and_update();
-        let told = *expelled.borrow_and_update();
-        let gone = {
-            let state = state.borrow_and_update();
-            state.next_node > node.id() && !state.members.contains_key(&node.id())
-        };
-        node.0.standing.send_if_modified(|standing| {
-            let now = Standing { heard_generation: heard, expelled: told || gone, ..*standing };
-            let changed = now != *standing;
-            *standing = now;
-            changed
-        });
-        let change = async {
-            tokio::select! {
-                changed = generation.changed() => changed,
-                changed = expelled.changed() => changed,
-                changed = state.changed() => changed,
-            }
-        };
-        if change.await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells the home where we listen now, if that has changed.
-async fn tell_address(node: Node) {
-    let mut state = node.state();
-    let mut told = false;
-    loop {
-        let known = state.borrow_and_update().members.get(&node.id()).map(|member| member.address);
-        // A newcomer has no state yet, and nobody reaches it to give it one before it tells.
-        let known = known.or_else(|| node.pool().addresses.get(node.id()).filter(|_| !told));
-        if known.is_some_and(|known| known != node.address()) {
-            let readdress = Command::Readdress { node: node.id(), address: node.address() };
-            let outcome = node.propose(readdress, Instant::now() + Duration::from_secs(5)).await;
-            told = outcome == Ok(Outcome::Done);
-            tracing::info!(address = %node.address(), ?outcome, "tells the home where this member listens");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        } else if state.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// What a record is, for the messages of this crate.

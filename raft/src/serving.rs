@@ -88,7 +88,7 @@ async fn other(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byt
     match verb.split_once('/') {
         Some(("home", "leader")) => {
             node.barrier().await.map_err(|e| match e {
-                crate::node::CallError::NotLeader(leader) => LineError::NotLeader(leader),
+                crate::calling::CallError::NotLeader(leader) => LineError::NotLeader(leader),
                 e => LineError::Failed(e.to_string()),
             })?;
             Ok(Bytes::new())

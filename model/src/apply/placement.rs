@@ -92,7 +92,7 @@ impl State {
             volume.active = Some(to);
         }
         if let Some(lost) = lost {
-            self.leave_sets(at, service, lost);
+            self.leave_sets(at, service, lost)?;
         }
         let epoch = epoch_was + 1;
         if let Some(s) = self.services.get_mut(service) {

@@ -19,6 +19,23 @@ impl State {
         }
     }
 
+    /// Changes a volume, raises its set's version, and tells of it in words made from what it is then.
+    fn change_set(
+        &mut self,
+        at: UnixMs,
+        name: &VolumeName,
+        change: impl FnOnce(&mut Volume),
+        words: impl FnOnce(&Self, &Volume) -> (Weight, String),
+    ) -> Applied {
+        let Some(volume) = self.volumes.get_mut(name) else { return stale("gone") };
+        change(volume);
+        volume.set_version += 1;
+        let version = volume.set_version;
+        let (weight, text) = words(self, &self.volumes[name]);
+        self.tell(at, weight, &format!("volume/{name}"), text);
+        Ok(Outcome::Set(version))
+    }
+
     pub(super) fn add_replica(
         &mut self,
         name: &VolumeName,
@@ -68,14 +85,11 @@ impl State {
         if volume.in_sync.contains(&node) && volume.in_sync.len() == 1 {
             return invalid(format!("{} holds the last in-sync replica of {name}", self.name_of(node)));
         }
-        let Some(volume) = self.volumes.get_mut(name) else { return stale("gone") };
-        volume.replicas.remove(&node);
-        volume.in_sync.remove(&node);
-        volume.set_version += 1;
-        let version = volume.set_version;
-        let text = self.kept_no_more(name, node);
-        self.tell(at, Weight::Note, &format!("volume/{name}"), text);
-        Ok(Outcome::Set(version))
+        let remove = |volume: &mut Volume| {
+            volume.replicas.remove(&node);
+            volume.in_sync.remove(&node);
+        };
+        self.change_set(at, name, remove, |state, _| (Weight::Note, state.kept_no_more(name, node)))
     }
 
     pub(super) fn join_set(
@@ -91,27 +105,20 @@ impl State {
         if volume.replicas.get(&node) != Some(&id) {
             return stale(format!("replica {id} of {name} is not the one on {}", self.name_of(node)));
         }
-        let Some(volume) = self.volumes.get_mut(name) else { return stale("gone") };
-        volume.in_sync.insert(node);
-        volume.set_version += 1;
-        let version = volume.set_version;
-        let whole = volume.in_sync.len() as u32 >= volume.durability;
-        let text = format!(
-            "{name} is in sync on {} ({} of {} replicas)",
-            self.name_of(node),
-            self.volumes[name].in_sync.len(),
-            self.volumes[name].replicas_wanted
-        );
-        let weight = if whole
-            && self.volumes[name].in_sync.len() as u32 == self.volumes[name].durability
-            && version > 8
-        {
-            Weight::Mail
-        } else {
-            Weight::Note
+        let insert = |volume: &mut Volume| {
+            volume.in_sync.insert(node);
         };
-        self.tell(at, weight, &format!("volume/{name}"), text);
-        Ok(Outcome::Set(version))
+        self.change_set(at, name, insert, |state, volume| {
+            let there = volume.in_sync.len() as u32;
+            let text = format!(
+                "{name} is in sync on {} ({there} of {} replicas)",
+                state.name_of(node),
+                volume.replicas_wanted
+            );
+            // Whole again; a volume that is being made is no news.
+            let mended = there == volume.durability && volume.set_version > 8;
+            (if mended { Weight::Mail } else { Weight::Note }, text)
+        })
     }
 
     pub(super) fn drop_from_set(
@@ -132,37 +139,37 @@ impl State {
         if volume.in_sync.len() == 1 {
             return invalid(format!("{} holds the last in-sync replica of {name}", self.name_of(node)));
         }
-        Ok(Outcome::Set(self.leave_set(at, name, node)))
+        self.leave_set(at, name, node)
     }
 
     /// After a failover: the old active's lease has run out without a word from it. The new one would wait
     /// for it in vain before its first flush, so it leaves the sets with the same command.
-    pub(super) fn leave_sets(&mut self, at: UnixMs, service: &ServiceName, lost: NodeId) {
+    pub(super) fn leave_sets(
+        &mut self,
+        at: UnixMs,
+        service: &ServiceName,
+        lost: NodeId,
+    ) -> Result<(), Refusal> {
         let of_service =
             |v: &Volume| v.service == *service && v.in_sync.contains(&lost) && v.in_sync.len() > 1;
         let names: Vec<_> =
             self.volumes.iter().filter(|(_, v)| of_service(v)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.leave_set(at, &name, lost);
-        }
+        names.iter().try_for_each(|name| self.leave_set(at, name, lost).map(drop))
     }
 
-    /// Takes a member out of a set that has others, and says so. Answers the set's new version.
-    fn leave_set(&mut self, at: UnixMs, name: &VolumeName, node: NodeId) -> u64 {
-        let mut text = format!("{} is behind for {name}", self.name_of(node));
-        let Some(volume) = self.volumes.get_mut(name) else { return 0 };
-        volume.in_sync.remove(&node);
-        volume.set_version += 1;
-        let (version, left, durability) =
-            (volume.set_version, volume.in_sync.len() as u32, volume.durability);
-        text.push_str(&format!(": {left} in sync"));
-        let below = left < durability;
-        if below {
-            text.push_str(&format!(", below its durability of {durability}"));
-        }
-        let weight = if below { Weight::Mail } else { Weight::Note };
-        self.tell(at, weight, &format!("volume/{name}"), text);
-        version
+    /// Takes a member out of a set that has others, and says so.
+    fn leave_set(&mut self, at: UnixMs, name: &VolumeName, node: NodeId) -> Applied {
+        let remove = |volume: &mut Volume| {
+            volume.in_sync.remove(&node);
+        };
+        self.change_set(at, name, remove, |state, volume| {
+            let (left, durability) = (volume.in_sync.len() as u32, volume.durability);
+            let text = format!("{} is behind for {name}: {left} in sync", state.name_of(node));
+            if left < durability {
+                return (Weight::Mail, format!("{text}, below its durability of {durability}"));
+            }
+            (Weight::Note, text)
+        })
     }
 
     pub(super) fn promote(
@@ -183,15 +190,13 @@ impl State {
         if volume.in_sync.contains(&node) {
             return invalid(format!("{} is in sync for {name}: nothing needs promoting", self.name_of(node)));
         }
-        let Some(volume) = self.volumes.get_mut(name) else { return stale("gone") };
-        volume.in_sync = [node].into();
-        volume.set_version += 1;
-        let version = volume.set_version;
-        let text = format!(
-            "{name}: the older replica on {} was promoted by a person; later writes are lost",
-            self.name_of(node)
-        );
-        self.tell(at, Weight::Mail, &format!("volume/{name}"), text);
-        Ok(Outcome::Set(version))
+        let only = |volume: &mut Volume| volume.in_sync = [node].into();
+        self.change_set(at, name, only, |state, _| {
+            let here = state.name_of(node);
+            let text = format!(
+                "{name}: the older replica on {here} was promoted by a person; later writes are lost"
+            );
+            (Weight::Mail, text)
+        })
     }
 }
