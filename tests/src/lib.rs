@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod garbage;
 pub mod record;
 
 use anyhow::{Context, Result};
