@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod garbage;
 pub mod record;
 
 use anyhow::{Context, Result};

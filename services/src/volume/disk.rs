@@ -56,6 +56,16 @@ const SYNCS: usize = 0;
 const MARKS: usize = 1;
 const HASHES: usize = 2;
 
+/// What is wrong with the disk, for people.
+pub(super) fn fault(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: once there is room, the replica is made anew by itself".into()
+        }
+        _ => format!("the disk failed: {error}"),
+    }
+}
+
 fn work(image: &Image, jobs: &Receiver<Job>) {
     while let Ok(job) = jobs.recv() {
         job(image);
@@ -103,7 +113,7 @@ impl Disk {
         let finish = move |done: io::Result<()>, event| match done {
             Ok(()) => event,
             Err(e) => {
-                let error = format!("the disk failed: {e}");
+                let error = fault(&e);
                 let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
                 if words.is_empty() {
                     words.clone_from(&error);

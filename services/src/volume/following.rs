@@ -241,7 +241,7 @@ impl Owner {
 
 /// An error of the disk as the protocol takes it.
 pub fn failed(error: &io::Error) -> thermidor_model::replication::LocalEvent {
-    thermidor_model::replication::LocalEvent::Failed { error: format!("the disk failed: {error}") }
+    thermidor_model::replication::LocalEvent::Failed { error: super::disk::fault(error) }
 }
 
 fn tell(queue: &SyncSender<Arrived>, event: FollowerEvent) {

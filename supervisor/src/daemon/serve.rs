@@ -3,18 +3,27 @@
 use super::Context;
 use crate::api::view::EventLine;
 use crate::api::{LINE_MAX, Refused, Reply, Request};
+use anyhow::Context as _;
 use futures::{SinkExt, StreamExt};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 use thermidor_model::ServiceName;
 use thermidor_model::state::Weight;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::codec::{Framed, LinesCodec};
 use tracing::{debug, warn};
 
 /// How many commands may ask at once.
 const CLIENTS_MAX: usize = 64;
+
+/// How long a command may take to say what it wants: whoever says nothing holds no place.
+const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// How long a line of an answer may wait for whoever asked to take it.
+const TAKE_MAX: Duration = Duration::from_secs(30);
 
 type Line = Framed<UnixStream, LinesCodec>;
 
@@ -46,7 +55,7 @@ pub async fn run(context: Context, listener: UnixListener) {
             }
             Err(e) => {
                 warn!("the command socket: {e}");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }
@@ -54,7 +63,7 @@ pub async fn run(context: Context, listener: UnixListener) {
 
 async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
     let mut line = Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX));
-    let Some(text) = line.next().await else { return Ok(()) };
+    let Some(text) = timeout(ASK_MAX, line.next()).await.context("it asked nothing")? else { return Ok(()) };
     let request = match text.map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_str(&t)?)) {
         Ok(request) => request,
         Err(e) => {
@@ -72,7 +81,8 @@ async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
 }
 
 async fn say(line: &mut Line, reply: Reply) -> anyhow::Result<()> {
-    Ok(line.send(serde_json::to_string(&reply)?).await?)
+    let sent = line.send(serde_json::to_string(&reply)?);
+    Ok(timeout(TAKE_MAX, sent).await.context("its answer is not taken")??)
 }
 
 async fn logs(

@@ -5,12 +5,19 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Connections at once: the daemon's, and a few for people.
 const CONNECTIONS_MAX: usize = 16;
+/// A connection that says nothing for so long is closed: the daemon says hello several times a second,
+/// and must always find a place.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may wait for whoever asked to take it.
+const TAKE_MAX: Duration = Duration::from_secs(1);
 
 /// A call and where its reply goes.
 pub type Asked = (Call, oneshot::Sender<Reply>);
@@ -42,7 +49,7 @@ pub async fn accept(listener: UnixListener, calls: mpsc::Sender<Asked>) {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "the guard's socket cannot accept");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -53,7 +60,8 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Asked>) -> io::Result
     let mut read = BufReader::new(read);
     loop {
         let mut line = Vec::new();
-        let count = (&mut read).take(LINE_MAX).read_until(b'\n', &mut line).await?;
+        let mut heard = (&mut read).take(LINE_MAX);
+        let count = timeout(SILENT_MAX, heard.read_until(b'\n', &mut line)).await??;
         if count == 0 {
             return Ok(());
         }
@@ -69,7 +77,7 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Asked>) -> io::Result
         };
         let mut answer = serde_json::to_vec(&reply)?;
         answer.push(b'\n');
-        write.write_all(&answer).await?;
+        timeout(TAKE_MAX, write.write_all(&answer)).await??;
         if !whole {
             return Ok(()); // the rest of an overlong line would be taken for calls
         }
