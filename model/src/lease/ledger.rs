@@ -107,7 +107,10 @@ impl Ledger {
         }
         if let Some(epoch) = request.returned_address {
             let address = &state.address;
-            if address.epoch == epoch && address.holder.is_none_or(|holder| holder == request.node) {
+            let present =
+                address.epoch == epoch && address.holder.is_none_or(|holder| holder == request.node);
+            // It is taken from its holder by raising the epoch: what comes back is of the one before.
+            if present || epoch < address.epoch {
                 self.note_returned(Right::Address, epoch);
             }
         }
@@ -134,8 +137,13 @@ impl Ledger {
         if epoch == 0 || self.returned.get(right).is_some_and(|returned| *returned >= epoch) {
             return Lease::Ended;
         }
-        let granted = self.granted.get(right).is_some_and(|granted| granted.until_ns > now_ns);
-        if granted || now_ns < self.fresh_until_ns { Lease::MayBeHeld } else { Lease::Ended }
+        // The address's epoch is raised to take it from its holder: once what was granted last has come back,
+        // nobody holds it. (A service's is raised for the new active, who is to be given the time to ask.)
+        let back = |granted: &Granted| {
+            *right == Right::Address && self.returned.get(right).is_some_and(|r| *r >= granted.epoch)
+        };
+        let held = self.granted.get(right).is_some_and(|g| g.until_ns > now_ns && !back(g));
+        if held || now_ns < self.fresh_until_ns { Lease::MayBeHeld } else { Lease::Ended }
     }
 
     /// A service's lease, for the planner.

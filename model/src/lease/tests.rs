@@ -206,6 +206,24 @@ fn a_leader_that_knows_how_long_earlier_ones_are_silent_waits_no_longer_than_for
 }
 
 #[test]
+fn an_address_that_was_taken_away_is_free_as_soon_as_it_is_given_back() {
+    let mut state = home(3, Some(1));
+    state.address = crate::state::Address { epoch: 7, holder: Some(1) };
+    let mut ledger = Ledger::begin(Timing::default(), 0, Beginning::Elected);
+    assert_eq!(ledger.grant(&state, &ask(1), 2000 * MS, 0).address, Some(7));
+    state.address = crate::state::Address { epoch: 8, holder: None };
+    assert_eq!(ledger.lease_of_address(&state, 2001 * MS), Lease::MayBeHeld, "not given back yet");
+    let back = |epoch| LeaseRequest { returned_address: Some(epoch), ..ask(1) };
+    ledger.take_back(&state, &back(6));
+    assert_eq!(ledger.lease_of_address(&state, 2002 * MS), Lease::MayBeHeld, "an older one came back");
+    ledger.take_back(&state, &back(7));
+    assert_eq!(ledger.lease_of_address(&state, 2003 * MS), Lease::Ended);
+    state.address = crate::state::Address { epoch: 9, holder: Some(2) };
+    assert_eq!(ledger.grant(&state, &ask(2), 2004 * MS, 0).address, Some(9));
+    assert_eq!(ledger.lease_of_address(&state, 2005 * MS), Lease::MayBeHeld);
+}
+
+#[test]
 fn an_epoch_about_to_be_raised_is_granted_no_more() {
     let state = home(3, Some(1));
     let mut ledger = Ledger::begin(Timing::default(), 0, Beginning::Elected);

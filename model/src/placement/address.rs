@@ -18,17 +18,17 @@ const SETTLED_MS: u64 = 5_000;
 /// Decides about the address's holder.
 pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     let address = &view.state.address;
-    let mut hold = |to: Option<NodeId>| {
-        actions.push(Action::Propose(Command::HoldAddress { epoch_was: address.epoch, to }));
-    };
     if view.spec.address.is_none() {
         if address.holder.is_some() {
-            hold(None);
+            actions.push(Action::Propose(Command::HoldAddress { epoch_was: address.epoch, to: None }));
         }
         return;
     }
     let ended = view.observed.address_lease == Lease::Ended;
-    let wanted = wanted(view);
+    let wanted = wanted(view, heir(view, actions));
+    let mut hold = |to: Option<NodeId>| {
+        actions.push(Action::Propose(Command::HoldAddress { epoch_was: address.epoch, to }));
+    };
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
         Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
@@ -56,12 +56,21 @@ fn is_off(view: &View<'_>, node: NodeId) -> bool {
     view.state.members.get(&node).is_some_and(|m| m.off.is_some())
 }
 
-/// The principal service's active; else the holder; else any service's active; else, when no
+/// Who becomes the principal service's active with this very plan.
+fn heir(view: &View<'_>, actions: &[Action]) -> Option<NodeId> {
+    let principal = view.principal()?;
+    actions.iter().find_map(|action| match action {
+        Action::Propose(Command::Activate { service, to, .. }) if service == principal => Some(*to),
+        _ => None,
+    })
+}
+
+/// The principal service's active, or who is about to be; else the holder; else any service's active; else, when no
 /// service came up in time, any radiator: those that are on first.
-fn wanted(view: &View<'_>) -> Option<NodeId> {
+fn wanted(view: &View<'_>, heir: Option<NodeId>) -> Option<NodeId> {
     let services = &view.state.services;
     let able = |node: &NodeId| view.heard(*node) && view.lively(*node);
-    let principal = view.principal().and_then(|name| services.get(name)?.active);
+    let principal = heir.or_else(|| view.principal().and_then(|name| services.get(name)?.active));
     let holder = view.state.address.holder.filter(|h| !is_off(view, *h));
     let patient = view.observed.leading_ms < IDLE_WAIT_MS && view.state.address.holder.is_none();
     let any = || view.radiators().map(|(id, _)| id).filter(able).min_by_key(|id| (is_off(view, *id), *id));

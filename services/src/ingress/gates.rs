@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 /// Where connections to one published port wait.
 pub(super) struct Gate {
@@ -14,9 +14,9 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Lets all others try, if it was the first that got through.
-    pub fn open(&self, first: bool) {
-        if first {
+    /// Whoever was first got through: all others may try, and those that still wait have another first.
+    pub fn open(&self, turn: Option<SemaphorePermit<'_>>) {
+        if turn.is_some() {
             self.opened.send_modify(|times| *times += 1);
         }
     }

@@ -35,8 +35,9 @@ pub const STATUS_FILE: &str = "ingress.json";
 const LOOK_BUSY: Duration = Duration::from_millis(10);
 /// How often the routing table is looked at.
 const LOOK_IDLE: Duration = Duration::from_millis(25);
-/// How many tunnels may be in the making at once: a handshake costs a millisecond of a slow CPU.
-const DIALS_MAX: usize = 64;
+/// How many tunnels may be in the making at once: a handshake costs some milliseconds of a slow CPU at
+/// either end, and all that are begun together must be done before any of them is given up.
+const DIALS_MAX: usize = 8;
 
 /// How an ingress runs.
 #[derive(Clone)]

@@ -137,17 +137,14 @@ pub async fn serve(shared: &Shared, client: TcpStream, from: SocketAddr, publish
                     Ok(connected) => connected?,
                     // It holds the connection, and waits for its client's first word perhaps.
                     Err(_) => {
-                        gate.open(turn.is_some());
+                        gate.open(turn.take());
                         return connecting.await;
                     }
                 };
-                gate.open(turn.is_some());
+                gate.open(turn.take());
                 Ok(connected)
             } => match tried {
-                Ok(connected) => {
-                    drop(turn);
-                    return through(shared, client, connected).await;
-                }
+                Ok(connected) => return through(shared, client, connected).await,
                 Err(refused) => Some(refused),
             },
             // A dial to a radiator that has just lost its plug must not outlive the news.

@@ -123,11 +123,11 @@ impl Guard {
                 Ok(status) => note(&shared, status),
                 Err(e) => shared.lock().guard_trouble = Some(format!("{e:#}: is `thermidor guard` running?")),
             }
-            let more = |s: &Arc<State>| Rights::of(s, node).has_more_than(&asked);
-            // Asked for at once, not with the guard's next request: a client waits for it.
+            let others = |s: &Arc<State>| Rights::of(s, node) != asked;
+            // Asked for, and given back, at once: a client waits for it.
             tokio::select! {
                 _ = tokio::time::sleep(HELLO_EVERY) => {}
-                changed = state.wait_for(more) => if changed.is_err() { return },
+                changed = state.wait_for(others) => if changed.is_err() { return },
             }
         }
     }

@@ -124,6 +124,25 @@ fn identities_differ_by_volume_member_and_version() {
 }
 
 #[test]
+fn at_a_failover_the_address_goes_where_the_first_service_goes() {
+    let mut home = Home::running_in(SALON);
+    assert_eq!(home.state.address.holder, Some(SALON));
+    // The lowest number that is alive is not the one that takes over.
+    home.state.volumes.get_mut(&maildir()).unwrap().in_sync = [SALON, CAVE].into();
+    home.alive = [BUREAU, CAVE].into();
+    home.observed.leader = BUREAU;
+    home.observe();
+    home.observed.silent_ms.insert(SALON, 960);
+    home.observed.leases.insert(mail(), Lease::Ended);
+    home.observed.address_lease = Lease::Ended;
+    let to = home.commands().into_iter().find_map(|c| match c {
+        Command::HoldAddress { to, .. } => Some(to),
+        _ => None,
+    });
+    assert_eq!(to, Some(Some(CAVE)));
+}
+
+#[test]
 fn the_address_changes_hands_only_when_its_lease_has_ended() {
     let mut home = Home::running_in(SALON);
     assert_eq!(home.state.address.holder, Some(SALON), "with the first service");
