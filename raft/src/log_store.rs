@@ -17,7 +17,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -30,8 +29,6 @@ const PURGED: &str = "purged";
 const JOBS_MAX: usize = 4096;
 /// Jobs made durable by one fsync.
 const BATCH_MAX: usize = 1024;
-/// Between two writes of the commit mark: it is a hint, and another page of each write.
-const MARK_PAUSE: Duration = Duration::from_millis(100);
 /// Page cache of redb, bytes: the log is read from our own memory.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -78,13 +75,7 @@ impl LogStore {
         let memory = Arc::new(Mutex::new(read_all(&database)?));
         let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
         let commits = Arc::new(AtomicU64::new(0));
-        let writer = Writer {
-            database,
-            memory: memory.clone(),
-            commits: commits.clone(),
-            committed: None,
-            marked: None,
-        };
+        let writer = Writer { database, memory: memory.clone(), commits: commits.clone(), committed: None };
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(&queue))?;
         Ok(Self { memory, jobs, writer: Arc::new(Mutex::new(Some(thread))), commits })
     }
@@ -160,9 +151,8 @@ struct Writer {
     database: Database,
     memory: Arc<Mutex<Memory>>,
     commits: Arc<AtomicU64>,
-    /// The commit mark as last written, and when.
+    /// The commit mark as last written.
     committed: Option<LogIdOf<C>>,
-    marked: Option<Instant>,
 }
 
 impl Writer {
@@ -204,7 +194,6 @@ impl Writer {
         let mut transaction = self.database.begin_write().map_err(other)?;
         transaction.set_durability(Durability::Immediate).map_err(other)?;
         let committed = lock(&self.memory).committed;
-        let to_mark = committed != self.committed && self.marked.is_none_or(|at| at.elapsed() >= MARK_PAUSE);
         {
             let mut entries = transaction.open_table(ENTRIES).map_err(other)?;
             let mut marks = transaction.open_table(MARKS).map_err(other)?;
@@ -229,15 +218,12 @@ impl Writer {
                 }
             }
             // The commit mark is a hint for the next start; it rides along and never causes a write.
-            if to_mark {
+            if committed != self.committed {
                 marks.insert(COMMITTED, codec::encode(&committed)?.as_slice()).map_err(other)?;
             }
         }
         transaction.commit().map_err(other)?;
-        if to_mark {
-            self.committed = committed;
-            self.marked = Some(Instant::now());
-        }
+        self.committed = committed;
         Ok(())
     }
 }

@@ -103,10 +103,10 @@ impl Home {
         home.members[0].types(thermidor, &args)?;
         home.start(0)?;
         home.wait("a leader", |status| status.leader.is_some())?;
-        for index in 1..MEMBERS.len() {
+        for (index, name) in MEMBERS.into_iter().enumerate().skip(1) {
             let token = home.members[0].types(thermidor, &["invite"])?;
             let listen = home.members[index].listen.to_string();
-            let args = ["join", token.trim(), "--radiator", MEMBERS[index], "--listen", &listen];
+            let args = ["join", token.trim(), "--radiator", name, "--listen", &listen];
             home.members[index].types(thermidor, &args)?;
             home.start(index)?;
         }
