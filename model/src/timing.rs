@@ -52,6 +52,9 @@ impl Default for Timing {
     }
 }
 
+/// A member that restarts is silent for a moment, and keeps its vote, ms.
+const FORGET_AFTER_MIN_MS: u64 = 5_000;
+
 impl Timing {
     /// What makes this set of times unsound, if anything.
     pub fn check(&self) -> Result<(), String> {
@@ -72,6 +75,12 @@ impl Timing {
                 "heartbeat_ms, election_min_ms, election_max_ms must grow, the first at least twofold".into(),
             );
         }
+        if self.forget_after_ms < FORGET_AFTER_MIN_MS {
+            return Err(format!(
+                "forget_after_ms {} would take the vote of a member that only restarts: {FORGET_AFTER_MIN_MS} at least",
+                self.forget_after_ms
+            ));
+        }
         Ok(())
     }
 
@@ -90,5 +99,7 @@ mod tests {
         assert_eq!(Timing::default().check(), Ok(()));
         let thin = Timing { margin_ms: 10, ..Timing::default() };
         assert!(thin.check().unwrap_err().contains("5 %"));
+        let hasty = Timing { forget_after_ms: 1_000, ..Timing::default() };
+        assert!(hasty.check().unwrap_err().contains("restarts"));
     }
 }

@@ -81,6 +81,13 @@ fn gives_up_vote(state: &State, node: NodeId) -> bool {
     power_off && !state.services.values().any(|s| s.active == Some(node))
 }
 
+/// Whether a majority of the voters was heard lately. A leader without one decides nothing any more,
+/// although nobody else has told it so.
+pub fn has_quorum(observed: &Observed) -> bool {
+    let heard = observed.voters.iter().filter(|n| silence_ms(observed, **n) <= HEARD_MS).count();
+    heard * 2 > observed.voters.len()
+}
+
 /// What a person should know about the votes; `None`: the home bears a loss.
 pub fn words(state: &State, observed: &Observed) -> Option<String> {
     let voters = &observed.voters;

@@ -107,3 +107,15 @@ fn the_words_for_status() {
     let (state, observed) = home(1, false);
     assert!(words(&state, &observed).unwrap().starts_with("this home is one radiator"));
 }
+
+#[test]
+fn a_leader_whose_majority_is_silent_has_no_quorum() {
+    let (_, mut observed) = home(3, false);
+    assert!(has_quorum(&observed), "a home of one voter that leads");
+    observed.voters = [1, 2, 3].into();
+    assert!(has_quorum(&observed));
+    observed.silent_ms.insert(2, HEARD_MS + 1);
+    assert!(has_quorum(&observed), "two of three");
+    observed.silent_ms.insert(3, HEARD_MS + 1);
+    assert!(!has_quorum(&observed), "one of three");
+}

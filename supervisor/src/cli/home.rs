@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use thermidor_model::name::HomeName;
 use thermidor_model::timing::Timing;
 use thermidor_model::{RadiatorName, ServiceName, VolumeName};
+use thermidor_services::volume::control::{ControlError, VolumeControl};
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -19,6 +20,9 @@ pub struct InitArgs {
     /// This radiator's address in the home's network, with an optional port.
     #[arg(long, value_name = "IP[:PORT]")]
     listen: Option<String>,
+    /// How long a silent member keeps its vote while enough others are there.
+    #[arg(long, value_name = "SPAN", default_value = "10m", hide = true)]
+    forget_after: String,
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +63,8 @@ fn listen_address(given: Option<&str>) -> Result<SocketAddr, Refused> {
 
 pub fn init(paths: &Paths, args: InitArgs) -> Result<(), Refused> {
     let listen = listen_address(args.listen.as_deref())?;
+    let timing = Timing { forget_after_ms: duration_s(&args.forget_after)? * 1000, ..Timing::default() };
+    timing.check().map_err(Refused::because)?;
     paths.create().map_err(|e| Refused::because(format!("{}: {e}", paths.data.display())))?;
     let options = thermidor_raft::InitOptions {
         data: paths.data.clone(),
@@ -66,7 +72,7 @@ pub fn init(paths: &Paths, args: InitArgs) -> Result<(), Refused> {
         radiator: args.radiator.clone(),
         listen,
         advertise: Some(listen),
-        timing: Timing::default(),
+        timing,
     };
     thermidor_raft::init(&options).map_err(refused)?;
     super::processes::remember_listener(paths, listen)?;
@@ -120,12 +126,14 @@ fn own_name(paths: &Paths) -> Result<RadiatorName, Refused> {
 
 pub fn rescue(paths: &Paths, others_are_unplugged: bool) -> Result<(), Refused> {
     let options = thermidor_raft::RescueOptions { data: paths.data.clone(), confirmed: others_are_unplugged };
-    let report = match runtime()?.block_on(thermidor_raft::rescue(&options)) {
+    let runtime = runtime()?;
+    let report = match runtime.block_on(thermidor_raft::rescue(&options)) {
         Err(e @ thermidor_raft::RescueError::Unconfirmed(_)) => {
             return Err(Refused::because(format!("{e}: `thermidor rescue --others-are-unplugged`")));
         }
         report => report.map_err(refused)?,
     };
+    runtime.block_on(end_volumes(paths));
     println!("Rescued: this member alone is the home now, in generation {}.", report.generation);
     for kept in &report.kept {
         println!("{kept} alone holds some data: see `thermidor volume ls` and `thermidor volume promote`.");
@@ -138,6 +146,17 @@ pub fn rescue(paths: &Paths, others_are_unplugged: bool) -> Result<(), Refused> 
     }
     println!("Next: `thermidor run`, then `thermidor status`.");
     Ok(())
+}
+
+/// Ends the volume processes, which know the old generation only: the daemon starts them anew.
+async fn end_volumes(paths: &Paths) {
+    let folders = std::fs::read_dir(paths.data.join("volumes")).into_iter().flatten().flatten();
+    for volume in folders.filter_map(|f| VolumeName::new(f.file_name().to_str()?).ok()) {
+        match VolumeControl::new(&paths.run, volume.clone()).quit().await {
+            Ok(()) | Err(ControlError::Absent { .. }) => {}
+            Err(e) => eprintln!("the process of the volume {volume} goes on, end it by hand: {e}"),
+        }
+    }
 }
 
 fn refused(error: impl std::fmt::Display) -> Refused {

@@ -100,6 +100,25 @@ async fn home_client(paths: &Paths) -> Result<HomeClient, Refused> {
     }
 }
 
+/// Ends this process in order once it hears of a higher generation than its identity's: it is started
+/// again, and has the present identity then, or is told every time to join again.
+fn end_when_outdated(client: &HomeClient) {
+    let (mut heard, own) = (client.generation(), client.identity().generation);
+    tokio::spawn(async move {
+        while *heard.borrow_and_update() <= own {
+            if heard.changed().await.is_err() {
+                return;
+            }
+        }
+        tracing::warn!("the home is in a higher generation than this process, which ends");
+        if let Err(e) =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+        {
+            tracing::error!("it can't tell itself to end: {e}");
+        }
+    });
+}
+
 pub fn guard(paths: &Paths) -> Result<(), Refused> {
     let identity = identity(paths)?;
     let options = GuardOptions {
@@ -110,6 +129,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
     };
     runtime(1)?.block_on(async {
         let client = Arc::new(home_client(paths).await?);
+        end_when_outdated(&client);
         let ask = move |request| {
             let client = client.clone();
             async move {
@@ -144,6 +164,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
     let identity = identity(paths)?;
     runtime(2)?.block_on(async {
         let client = Arc::new(home_client(paths).await?);
+        end_when_outdated(&client);
         let propose = move |command| {
             let client = client.clone();
             async move {

@@ -138,6 +138,9 @@ impl Leader {
     pub fn view(&self) -> Result<LeaderView, String> {
         let leadership = self.leadership()?;
         let observed = self.observe(&leadership);
+        if !thermidor_model::membership::has_quorum(&observed) {
+            return Err("a majority of the voters is silent".into());
+        }
         let reasons = self.book(&leadership).reasons.clone();
         let warning = thermidor_model::membership::words(&self.node.state().borrow(), &observed);
         Ok(LeaderView {

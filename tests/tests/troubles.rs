@@ -1,0 +1,79 @@
+//! What goes wrong on one machine: a container engine that is killed, a disk that is full. It is said in words, nothing acknowledged is lost, and it heals.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+use thermidor_supervisor::demo::home::Status;
+use thermidor_supervisor::demo::lab::command::until;
+use thermidor_supervisor::demo::lab::radiator::ENGINE;
+use thermidor_tests::record::{RADIATORS, RecordHome, SERVICE};
+
+#[test]
+fn an_engine_that_is_killed_is_told_of_and_moves_nothing() {
+    let mut home = RecordHome::form("engine").unwrap();
+    let before = home.home.wait(10, "the service", |s| s.runs_on(SERVICE).is_some()).unwrap();
+    let epoch = before.service(SERVICE).unwrap().epoch;
+    let active = home.active().unwrap();
+    let standby = *RADIATORS.iter().find(|r| **r != active).unwrap();
+    home.sit_away_from(&[&active, standby]).unwrap();
+    let gone = |home: &RecordHome| -> Result<()> {
+        for name in [active.as_str(), standby] {
+            home.radiator(name)?.unit(ENGINE, |u| u.down9())?;
+        }
+        let told = |s: &Status| {
+            let says = |r: &str| {
+                s.member(r)
+                    .is_some_and(|m| m.troubles.iter().any(|t| t.contains("engine") || t.contains("Docker")))
+            };
+            says(&active) && says(standby)
+        };
+        home.home.wait(30, "the engine's absence to be told", told)?;
+        let now = home.home.wait(10, "the service", |s| s.service(SERVICE).is_some())?;
+        let service = now.service(SERVICE).context("the service")?;
+        ensure!(
+            service.active.as_deref() == Some(&active) && service.epoch == epoch,
+            "it moved: {service:?}"
+        );
+        for name in [active.as_str(), standby] {
+            home.radiator(name)?.unit(ENGINE, |u| u.up())?;
+            home.radiator(name)?.engine_ready()?;
+        }
+        let calm = |s: &Status| s.radiators.iter().all(|m| m.troubles.is_empty());
+        home.home.wait(60, "all troubles to end", calm)?;
+        Ok(())
+    };
+    let delivered = home.through(gone).unwrap();
+    println!("engine killed: longest gap {} ms", delivered.longest_gap_ms);
+    assert_eq!(home.active().unwrap(), active, "an engine's restart moves nothing");
+}
+
+#[test]
+fn a_full_disk_of_the_active_is_told_of_loses_nothing_and_heals_when_there_is_space() {
+    let mut home = RecordHome::form_on("full", &|o| o.disk_mib = Some(480), &[]).unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let full = |home: &RecordHome| -> Result<()> {
+        let radiator = home.radiator(&active)?;
+        // dd ends when nothing more fits: that is its purpose here.
+        let fill = "dd if=/dev/zero of=$THERMIDOR_DATA/ballast bs=1M 2>&1 || dd if=/dev/zero of=$THERMIDOR_DATA/grains bs=512 2>&1 || :";
+        println!("{}", radiator.run("sh", &["-c", fill])?);
+        let told = || {
+            let said = home
+                .home
+                .lab
+                .radiator(RADIATORS.iter().find(|r| **r != active).copied().unwrap_or_default())?;
+            let text = said.thermidor(&["status", "-o", "json"], 10)?;
+            let text = String::from_utf8_lossy(&text.stdout).into_owned();
+            Ok((text.contains("disk is full") || text.contains("No space left")).then_some(text))
+        };
+        let text = until(Duration::from_secs(60), "the full disk to be told", told)?;
+        println!("{text}");
+        home.home.wait(30, "the service", |s| s.runs_on(SERVICE).is_some())?;
+        std::thread::sleep(Duration::from_secs(5));
+        radiator.run("sh", &["-c", "rm -f $THERMIDOR_DATA/ballast $THERMIDOR_DATA/grains"])?;
+        Ok(())
+    };
+    home.through(full).unwrap();
+    home.replicas_alike().unwrap();
+}
