@@ -2,6 +2,7 @@
 //! (an epoch, a set version, a revision), and [`crate::apply`] refuses it if that has changed.
 
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
+use crate::packed::Packed;
 use crate::spec::HomeSpec;
 use crate::state::{MailAccount, Off, Role, Sealed, Weight};
 use crate::timing::Timing;
@@ -82,8 +83,7 @@ pub enum Command {
         /// Overrides stay, else they are cleared.
         keep_overrides: bool,
         /// Packed build contexts that the home has not got yet, by hash.
-        #[serde(with = "crate::packed::map")]
-        contexts: BTreeMap<String, Vec<u8>>,
+        contexts: BTreeMap<String, Packed>,
     },
     /// `thermidor off`. Refused where the radiator alone holds a volume.
     Off {
@@ -235,6 +235,20 @@ pub enum Command {
         set_was: u64,
         /// Who.
         node: NodeId,
+    },
+    /// `thermidor volume rm`. Refused while a service uses it.
+    RemoveVolume {
+        /// Which volume.
+        volume: VolumeName,
+    },
+    /// From a radiator: the image of a removed volume is gone from its disk.
+    ImageRemoved {
+        /// Which volume it was of.
+        volume: VolumeName,
+        /// Where.
+        node: NodeId,
+        /// Its identity.
+        id: ReplicaId,
     },
     /// The floating address gets a new holder.
     HoldAddress {

@@ -12,7 +12,7 @@ pub mod lease;
 pub mod membership;
 pub mod name;
 pub mod observe;
-mod packed;
+pub mod packed;
 pub mod placement;
 pub mod reconcile;
 pub mod replication;

@@ -29,8 +29,33 @@ pub struct Report {
     pub instances: BTreeMap<ServiceName, Instance>,
     /// What its replicas do; a replica whose process does not answer, or has no image yet, is not told.
     pub replicas: BTreeMap<VolumeName, ReplicaReport>,
+    /// Last probes of the services that run here.
+    #[serde(default)]
+    pub probes: BTreeMap<ServiceName, ProbeReport>,
     /// What is wrong here, in words.
     pub troubles: Vec<String>,
+}
+
+/// What came of a service's last probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Whether the service does its job, after the second look that a failure gets; `None`: not known.
+    pub healthy: Option<bool>,
+    /// How long ago it ended, ms.
+    pub age_ms: u64,
+    /// What went wrong the last time, in words; empty: nothing.
+    pub trouble: String,
+    /// The parts that were passed, in order.
+    pub legs: Vec<ProbeLeg>,
+}
+
+/// One timed part of a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeLeg {
+    /// `submit`, `deliver`, ...
+    pub name: String,
+    /// ms
+    pub took_ms: u64,
 }
 
 /// Whether a service could start here at once.

@@ -6,6 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Writes bytes as text where the format is for people, else as they are.
 pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -47,31 +49,40 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// The same for each value of a map.
-pub(crate) mod map {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::collections::BTreeMap;
+/// Bytes of the state that may be many: a clone shares them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Packed(Arc<[u8]>);
 
-    #[derive(Serialize)]
-    struct Packed<'a>(#[serde(with = "super")] &'a [u8]);
-
-    #[derive(Deserialize)]
-    struct Unpacked(#[serde(with = "super")] Vec<u8>);
-
-    /// Writes them.
-    pub(crate) fn serialize<S: Serializer>(
-        map: &BTreeMap<String, Vec<u8>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(map.iter().map(|(name, bytes)| (name, Packed(bytes))))
+impl From<Vec<u8>> for Packed {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
     }
+}
 
-    /// Reads them.
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<String, Vec<u8>>, D::Error> {
-        let map = BTreeMap::<String, Unpacked>::deserialize(deserializer)?;
-        Ok(map.into_iter().map(|(name, bytes)| (name, bytes.0)).collect())
+impl Deref for Packed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Their number only: a context in a log line would be megabytes.
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Packed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Packed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -103,9 +114,10 @@ mod tests {
     #[test]
     fn packed_contexts_come_back() {
         let mut state = State::default();
-        state.contexts.insert("hash".into(), vec![0, 1, 254, 255]);
+        state.contexts.insert("hash".into(), vec![0, 1, 254, 255].into());
         let json = serde_json::to_string(&state).unwrap();
         assert!(json.contains(r#""contexts":{"hash":"AAH+/w=="}"#), "{json}");
         assert_eq!(serde_json::from_str::<State>(&json).unwrap(), state);
+        assert_eq!(format!("{:?}", state.contexts["hash"]), "4 bytes");
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::command::Why;
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
+use crate::packed::Packed;
 use crate::spec::{HomeSpec, OnDegraded};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
@@ -49,15 +50,17 @@ pub struct State {
     pub retired_epochs: BTreeMap<ServiceName, u64>,
     /// Volumes by name.
     pub volumes: BTreeMap<VolumeName, Volume>,
+    /// Images of volumes that a person removed, until their radiators have removed them.
+    #[serde(default)]
+    pub removed_images: Vec<RemovedImage>,
     /// Who holds the floating address.
     pub address: Address,
     /// Secrets sealed under the home key, by name.
     pub secrets: BTreeMap<String, Sealed>,
     /// Mail accounts made by the CLI, by service and local part.
     pub mail_accounts: BTreeMap<ServiceName, BTreeMap<String, MailAccount>>,
-    /// Packed build contexts by their BLAKE3, hex: which are kept (bytes live beside the log).
-    #[serde(with = "crate::packed::map")]
-    pub contexts: BTreeMap<String, Vec<u8>>,
+    /// Packed build contexts by their BLAKE3, hex.
+    pub contexts: BTreeMap<String, Packed>,
     /// The last events, oldest first, at most [`EVENTS_MAX`].
     pub events: VecDeque<Event>,
     /// Number of the next event.
@@ -82,6 +85,7 @@ impl Default for State {
             services: BTreeMap::new(),
             retired_epochs: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            removed_images: Vec::new(),
             address: Address::default(),
             secrets: BTreeMap::new(),
             mail_accounts: BTreeMap::new(),
@@ -219,6 +223,17 @@ pub struct Volume {
     pub in_sync: BTreeSet<NodeId>,
     /// Raised with every change of `in_sync`; a change names the version it was computed from.
     pub set_version: u64,
+}
+
+/// An image that is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedImage {
+    /// Which volume it was of.
+    pub volume: VolumeName,
+    /// On which radiator.
+    pub node: NodeId,
+    /// Its identity.
+    pub id: ReplicaId,
 }
 
 /// Who holds the floating address.

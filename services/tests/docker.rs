@@ -311,3 +311,53 @@ async fn a_docker_that_comes_back_is_used_again_and_its_containers_found() {
     assert_eq!(engine.list().await.unwrap(), [started]);
     up.abort();
 }
+
+/// A shared mount, unmounted with all below it at the end.
+struct Shared(std::path::PathBuf);
+
+impl Shared {
+    fn new(folder: std::path::PathBuf) -> Self {
+        use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+        mount_bind(&folder, &folder).unwrap();
+        mount_change(&folder, MountPropagationFlags::SHARED).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let unmounted = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        if !std::thread::panicking() {
+            unmounted.unwrap();
+        }
+    }
+}
+
+/// An unmount reaches mounts that stand *below* a shared one. A container's volume is a mount of its
+/// own, of the same file system, below the container's root: no propagation reaches it. So the
+/// container ends first, always, and what must not be written any more is made to fail instead.
+#[tokio::test]
+async fn a_running_container_keeps_its_volume_when_that_is_unmounted_so_it_ends_first() {
+    let Some(stage) = Stage::set("a_running_container_keeps_its_volume").await else { return };
+    let shared = Shared::new(stage.folder("shared"));
+    let volume = stage.folder("shared/volume");
+    let mount = BindMount { mountpoint: Some(volume.clone()), ..bind(&volume, "/data") };
+    let text = "[ -e /data/file ] || exit 9; while [ -e /data/file ]; do sleep 0.1; done; exit 8";
+    let text = format!("trap 'exit 0' TERM; {text}");
+    stage.engine.prepare(&ContainerPlan { mounts: vec![mount], ..script("notes", &text) }).await;
+    // Created before, mounted afterwards: as on a standby that takes over.
+    let none = None::<&std::ffi::CStr>;
+    rustix::mount::mount("none", &volume, "tmpfs", rustix::mount::MountFlags::empty(), none).unwrap();
+    std::fs::write(volume.join("file"), "").unwrap();
+    stage.engine.start(&name("notes"), 1).await.unwrap();
+    rustix::mount::unmount(&volume, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert!(!volume.join("file").exists(), "gone on the radiator");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = stage.engine.find(&name("notes")).await.unwrap().unwrap();
+    assert!(found.running, "and still there in the container: {found:?}");
+    stage.engine.stop(&name("notes"), PATIENCE).await.unwrap();
+    assert_eq!(stage.engine.find(&name("notes")).await.unwrap().unwrap().exit_code, Some(0));
+    let again = stage.engine.start(&name("notes"), 2).await.unwrap_err();
+    assert!(matches!(again, EngineError::NotMounted { .. }), "it is not started without: {again}");
+    drop(shared);
+}

@@ -40,7 +40,7 @@ async fn start(stage: &Stage, epoch: u64) {
     let found = stage.engine.start(&search, epoch).await.unwrap();
     let begun = Instant::now();
     loop {
-        let probed = yacy::probe().run(&search, found.address.unwrap(), &stage.engine).await;
+        let probed = yacy::probe(yacy::HTTP).run(&search, found.address.unwrap(), &stage.engine).await;
         if probed.healthy == Some(true) {
             return;
         }

@@ -10,6 +10,7 @@ use stage::letter::{
 use stage::{PATIENCE, Stage, name, script};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+use thermidor_model::spec::PROBE_ACCOUNT;
 use thermidor_services::probe::Probe;
 use thermidor_services::recipe::mail::{MailConfig, write_config};
 
@@ -116,8 +117,23 @@ async fn the_probe_goes_all_the_way_round_and_leaves_nothing_behind() {
     let result = good.run(&mail, ip, &stage.engine).await;
     assert_eq!(result.healthy, Some(true), "{result}\n{}", log(&stage).await);
     let legs: Vec<_> = result.legs.iter().map(|leg| leg.name).collect();
-    assert_eq!(legs, ["submit", "login", "deliver", "delete"]);
+    assert_eq!(legs, ["greet", "submit", "login", "deliver", "delete"]);
     assert_eq!(messages_on_disk(&stage.folder("volume"), "marie"), 0);
+
+    // The home's own mailbox: nobody outside reaches it, and what a broken probe left goes too.
+    let reserved = probe(ip, &paper, PROBE_ACCOUNT, "only the home knows");
+    for to in [reserved.address.clone(), reserved.address.replace('@', "+x@")] {
+        let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+        let refused = sender.recipient(&to).await;
+        assert!(refused.starts_with("554"), "{to}: {refused}");
+    }
+    let left = stage.folder("volume").join("boxes").join(PROBE_ACCOUNT).join("Maildir/new");
+    let own = Probe::Mail(Box::new(reserved));
+    assert_eq!(own.run(&mail, ip, &stage.engine).await.healthy, Some(true), "{}", log(&stage).await);
+    std::fs::write(left.join("1.left.mail"), "Subject: left behind\n\n").unwrap();
+    std::os::unix::fs::chown(left.join("1.left.mail"), Some(5000), Some(5000)).unwrap();
+    assert_eq!(own.run(&mail, ip, &stage.engine).await.healthy, Some(true), "{}", log(&stage).await);
+    assert_eq!(messages_on_disk(&stage.folder("volume"), PROBE_ACCOUNT), 0);
 
     let wrong = Probe::Mail(Box::new(probe(ip, &paper, "marie", "wrong")));
     let result = wrong.run(&mail, ip, &stage.engine).await;
@@ -130,13 +146,51 @@ async fn the_probe_goes_all_the_way_round_and_leaves_nothing_behind() {
     assert_eq!(greeting.run(&mail, ip, &stage.engine).await.healthy, Some(true));
 }
 
+/// Whether that many configurations were taken since the start.
+async fn took(stage: &Stage, times: usize) -> bool {
+    log(stage).await.matches("took configuration").count() >= times
+}
+
+#[tokio::test]
+async fn locks_of_an_instance_that_was_killed_hold_nothing_up() {
+    let Some(stage) = Stage::set("locks_of_an_instance_that_was_killed").await else { return };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    assert!(sender.deliver("marie@example.org", "<before@locks>").await.starts_with("250"));
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    arrives(&mut imap, "<before@locks>").await;
+    stage.engine.kill(&name("mail")).await.unwrap();
+
+    // As Dovecot writes them: by process 1 of this host, which lives again after the start.
+    let maildir = stage.folder("volume").join("boxes/marie/Maildir");
+    let held = ["dovecot-uidlist.lock", "dovecot.index.log.lock"].map(|lock| maildir.join(lock));
+    for lock in &held {
+        std::fs::write(lock, "1:mail").unwrap();
+        std::os::unix::fs::chown(lock, Some(5000), Some(5000)).unwrap();
+    }
+    let message = maildir.join("cur/of-somebody.lock");
+    std::fs::write(&message, "Subject: no lock\n\nhello\n").unwrap();
+    let ip = start(&stage, 2).await;
+    assert!(held.iter().all(|lock| !lock.exists()), "taken away before anybody waits: {}", log(&stage).await);
+    let begun = Instant::now();
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    assert!(sender.deliver("marie@example.org", "<after@locks>").await.starts_with("250"));
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    arrives(&mut imap, "<after@locks>").await;
+    println!("mail was there {} ms after the start", begun.elapsed().as_millis());
+    assert!(message.exists(), "a message is none, whatever its name");
+    assert!(!log(&stage).await.contains("dotlock"), "nobody waited: {}", log(&stage).await);
+}
+
 #[tokio::test]
 async fn a_changed_household_is_taken_over_without_a_restart() {
     let Some(stage) = Stage::set("a_changed_household_is_taken_over_without_a_restart").await else { return };
     let paper = paper();
     let before = household(&paper);
     let ip = serve(&stage, &before).await;
-    let _session = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    let mut session = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    let mut gone = inbox(ip, &paper, "paul", "open it").await.unwrap();
     let running = stage.engine.find(&name("mail")).await.unwrap().unwrap();
     let mut after = before.clone();
     after.accounts.insert("marie".into(), account("changed", &["info"]));
@@ -152,6 +206,14 @@ async fn a_changed_household_is_taken_over_without_a_restart() {
     assert!(refused.contains("refuses LOGIN"), "{refused}");
     assert!(inbox(ip, &paper, "paul", "open it").await.is_err());
     inbox(ip, &paper, "lea", "new").await.unwrap();
+    while gone.ask("NOOP").await.is_ok() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "who has no account any more stays logged in: {}",
+            log(&stage).await
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let to = async |address: &'static str| {
         let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
         sender.recipient(address).await
@@ -164,6 +226,15 @@ async fn a_changed_household_is_taken_over_without_a_restart() {
     assert!(to("contact@example.org").await.starts_with("550"));
     let now = stage.engine.find(&name("mail")).await.unwrap().unwrap();
     assert_eq!((now.pid, now.started_at), (running.pid, running.started_at), "no restart");
+    session.ask("NOOP").await.expect("an open session survives");
+    let other = MailConfig { message_max_bytes: 2_000_000, ..after.clone() };
+    write_config(&config_folder(&stage), &other).unwrap();
+    while !took(&stage, 2).await {
+        assert!(begun.elapsed() < PATIENCE, "{}", log(&stage).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    session.ask("NOOP").await.expect("also when Dovecot reads its settings anew");
 
     // A set of files that is not whole changes nothing.
     let folder = config_folder(&stage);
@@ -242,4 +313,30 @@ async fn a_message_over_the_limit_is_refused_and_the_limit_follows_the_configura
     assert!(sender.say("EHLO x").await.unwrap().starts_with("250"));
     let refused = sender.say("MAIL FROM:<a@b.example> SIZE=6000").await.unwrap();
     assert!(refused.starts_with("552"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_newcomers_and_ends_no_session() {
+    let Some(stage) = Stage::set("a_renewed_certificate_is_shown_to_newcomers").await else { return };
+    let (old, new) = (paper(), paper());
+    let before = household(&old);
+    let ip = serve(&stage, &before).await;
+    let mut session = inbox(ip, &old, "marie", "sesame").await.unwrap();
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    let renewed = MailConfig {
+        certificate_pem: new.certificate_pem.clone(),
+        key_pem: new.key_pem.clone(),
+        ..before.clone()
+    };
+    write_config(&config_folder(&stage), &renewed).unwrap();
+    let begun = Instant::now();
+    let round = Probe::Mail(Box::new(probe(ip, &new, "marie", "sesame")));
+    // Submission and IMAP both show it, for the probe trusts the new authority alone.
+    while round.run(&name("mail"), ip, &stage.engine).await.healthy != Some(true) {
+        assert!(begun.elapsed() < PATIENCE, "the new certificate is never shown: {}", log(&stage).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    session.ask("NOOP").await.expect("a session of the old certificate goes on");
+    assert!(sender.deliver("marie@example.org", "<across@renewal>").await.starts_with("250"));
+    arrives(&mut session, "<across@renewal>").await;
 }

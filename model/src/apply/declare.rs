@@ -3,6 +3,7 @@
 use super::{Applied, invalid, stale};
 use crate::command::Outcome;
 use crate::name::{RadiatorName, ServiceName, UnixMs, VolumeName};
+use crate::packed::Packed;
 use crate::spec::HomeSpec;
 use crate::state::{Declared, MailAccount, Phase, Sealed, Service, State, Volume, Weight};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ impl State {
         text: &str,
         spec: &HomeSpec,
         keep_overrides: bool,
-        contexts: &BTreeMap<String, Vec<u8>>,
+        contexts: &BTreeMap<String, Packed>,
     ) -> Applied {
         let revision = self.declared.as_ref().map_or(0, |d| d.revision);
         if revision != revision_was {
@@ -119,7 +120,7 @@ impl State {
         }
     }
 
-    fn declare_contexts(&mut self, spec: &HomeSpec, contexts: &BTreeMap<String, Vec<u8>>) {
+    fn declare_contexts(&mut self, spec: &HomeSpec, contexts: &BTreeMap<String, Packed>) {
         let used: BTreeSet<&String> =
             spec.services.values().filter_map(|s| s.build.as_ref().and_then(|b| b.hash.as_ref())).collect();
         self.contexts.extend(contexts.iter().map(|(h, b)| (h.clone(), b.clone())));

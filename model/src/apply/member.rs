@@ -115,6 +115,7 @@ impl State {
             self.address.holder = None;
         }
         self.members.remove(&node);
+        self.forget_removals();
         self.tell(at, Weight::Mail, "home", format!("{name} left the home"));
         Ok(Outcome::Done)
     }

@@ -4,6 +4,7 @@
 mod declare;
 mod member;
 mod placement;
+mod removal;
 mod volume;
 
 pub use declare::CONTEXT_MAX_BYTES;
@@ -83,6 +84,8 @@ impl State {
             Command::Promote { volume, epoch, set_was, node } => {
                 self.promote(at, volume, *epoch, *set_was, *node)
             }
+            Command::RemoveVolume { volume } => self.remove_volume(at, volume),
+            Command::ImageRemoved { volume, node, id } => self.image_removed(at, volume, *node, *id),
             Command::Tell { weight, key, text } => {
                 self.tell(at, *weight, key, text.clone());
                 Ok(Outcome::Done)

@@ -253,3 +253,37 @@ fn the_same_log_gives_the_same_state() {
     assert_eq!(once, serde_json::to_vec(&again.0).unwrap());
     assert_eq!(serde_json::from_slice::<State>(&once).unwrap(), home.0);
 }
+
+#[test]
+fn a_volume_is_removed_only_when_nothing_uses_it_and_each_holder_says_when_its_image_is_gone() {
+    let mut home = Home::with_mail();
+    let remove = || Command::RemoveVolume { volume: box_volume() };
+    home.refuses(remove(), "mail uses box");
+    home.refuses(
+        Command::RemoveVolume { volume: crate::VolumeName::new("nope").unwrap() },
+        "thermidor volume ls",
+    );
+    home.activate(0, 1, Why::Start);
+    home.declare(false, 10 << 20);
+    home.refuses(remove(), "still attached on salon");
+    home.apply(Command::Stopped { service: mail(), epoch_was: 1, node: 1 });
+    home.0.volumes.get_mut(&box_volume()).unwrap().active = None;
+    assert_eq!(home.apply(remove()), Outcome::Done);
+    assert!(home.0.volumes.is_empty());
+    assert_eq!(home.0.removed_images.len(), 3);
+    assert_eq!(home.0.events.back().unwrap().weight, Weight::Mail, "nobody removes data in silence");
+
+    let gone = |node| Command::ImageRemoved { volume: box_volume(), node, id: ReplicaId(node) };
+    assert_eq!(home.apply(gone(1)), Outcome::Done);
+    home.refuses(gone(1), "no image");
+    home.refuses(Command::ImageRemoved { volume: box_volume(), node: 2, id: ReplicaId(9) }, "no image");
+    // The name is free again, and the old images are still to go.
+    home.declare(true, 10 << 20);
+    assert_eq!(home.0.removed_images.len(), 2);
+    home.apply(Command::Leave { node: 3 });
+    assert_eq!(
+        home.0.removed_images.iter().map(|r| r.node).collect::<Vec<_>>(),
+        [2],
+        "who left removes nothing"
+    );
+}

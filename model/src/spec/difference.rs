@@ -1,7 +1,7 @@
 //! What `apply` would change, said before it is done.
 
 use super::units::size_text;
-use super::{Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, ServiceSpec, VolumeSpec};
+use super::{Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, RecipeSpec, ServiceSpec, VolumeSpec};
 use crate::name::{ServiceName, VolumeName};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -224,8 +224,8 @@ fn services(old: Option<&HomeSpec>, new: &HomeSpec, out: &mut Difference) {
 
 fn source_text(service: &ServiceSpec) -> String {
     match (&service.recipe, &service.image, &service.build) {
-        (Some(super::RecipeSpec::Mail(mail)), _, _) => format!("mail for {}", mail.domain),
-        (Some(super::RecipeSpec::Yacy(yacy)), _, _) => format!("yacy in {}", yacy.network),
+        (Some(RecipeSpec::Mail(mail)), _, _) => format!("mail for {}", mail.domain),
+        (Some(RecipeSpec::Yacy(yacy)), _, _) => format!("yacy in {}", yacy.network),
         (None, _, Some(build)) => format!("built from {}", build.context),
         (None, Some(image), None) => image.clone(),
         (None, None, None) => String::new(),
@@ -238,7 +238,9 @@ fn service_fields(name: &ServiceName, was: &ServiceSpec, now: &ServiceSpec, out:
     let what = |key: &str| format!("services.{name}.{key}");
     let optional = |text: &Option<String>| text.clone().unwrap_or_default();
     out.field(what("image"), optional(&was.image), optional(&now.image), RESTARTS);
-    out.field(what("settings"), text_or_empty(&was.recipe), text_or_empty(&now.recipe), RESTARTS);
+    // Mail takes its settings over while it runs.
+    let restarts = if matches!(now.recipe, Some(RecipeSpec::Mail(_))) { "" } else { RESTARTS };
+    out.field(what("settings"), settings_text(&was.recipe), settings_text(&now.recipe), restarts);
     out.field(what("build"), text_or_empty(&was.build), text_or_empty(&now.build), RESTARTS);
     environment(name, was, now, out);
     let restarting = |s: &ServiceSpec| {
@@ -268,6 +270,17 @@ fn service_fields(name: &ServiceName, was: &ServiceSpec, now: &ServiceSpec, out:
     for ((key, from), (_, to)) in quiet(was).into_iter().zip(quiet(now)) {
         out.field(what(key), from, to, if key == "place" { "it may move" } else { "" });
     }
+}
+
+/// A recipe's settings, a certificate by its fingerprint.
+fn settings_text(recipe: &Option<RecipeSpec>) -> String {
+    let mut shown = recipe.clone();
+    if let Some(RecipeSpec::Mail(mail)) = &mut shown
+        && let Some(given) = &mut mail.certificate
+    {
+        given.chain_pem = format!("chain {}", &blake3::hash(given.chain_pem.as_bytes()).to_hex()[..16]);
+    }
+    text_or_empty(&shown)
 }
 
 fn text_or_empty<T: Serialize>(value: &Option<T>) -> String {

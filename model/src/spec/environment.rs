@@ -103,7 +103,7 @@ fn value(name: &str, given: &str, place: Place, findings: &mut Findings) -> Opti
 }
 
 /// Takes `secret:NAME` apart; the name is what a path is made of.
-fn secret_name(given: &str, place: Place, findings: &mut Findings) -> Option<SecretName> {
+pub(super) fn secret_name(given: &str, place: Place, findings: &mut Findings) -> Option<SecretName> {
     let name = given.strip_prefix("secret:").unwrap_or(given).trim();
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.' | '@');
     let parts_good = name.split('/').all(|part| {

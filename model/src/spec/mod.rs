@@ -23,6 +23,7 @@ mod words;
 pub use difference::{Change, Difference, Kind, difference};
 pub use home::parse;
 pub use interpolate::parse_env_file;
+pub use recipe::{CERTIFICATE_KEYS, PROBE_ACCOUNT, PROBE_EVERY_DEFAULT_S};
 pub use report::{Notice, Place, Problem, SpecErrors};
 pub use schema::schema;
 pub use tree::TEXT_MAX_BYTES;
@@ -245,6 +246,28 @@ pub struct MailSpec {
     pub accounts: BTreeMap<String, MailAccountSpec>,
     /// Largest message, bytes.
     pub message_max_bytes: u64,
+    /// A certificate given by a person; `None`: one of the home's authority.
+    #[serde(default)]
+    pub certificate: Option<CertificateSpec>,
+    /// How often the probe sends a message round, s.
+    #[serde(default = "probe_every_default_s")]
+    pub probe_every_s: u64,
+}
+
+const fn probe_every_default_s() -> u64 {
+    recipe::PROBE_EVERY_DEFAULT_S
+}
+
+/// A certificate given by a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSpec {
+    /// The server's certificate and those that signed it, PEM.
+    pub chain_pem: String,
+    /// The sealed secret that holds its key, PEM.
+    pub key: SecretName,
+    /// The file from which `apply` seals the key first; where it is none, the secret is set by a person.
+    #[serde(skip)]
+    pub key_file: Option<String>,
 }
 
 /// One mail account of the YAML.

@@ -1,11 +1,11 @@
 //! Recipes: what Thermidor knows about a kind of service, and the settings each takes.
 
-use super::environment::password;
-use super::fields::{Fields, filled, items, size, text};
+use super::environment::{password, secret_name};
+use super::fields::{Fields, duration, filled, items, size, text};
 use super::report::{Findings, Place};
-use super::service::choice;
-use super::tree::Node;
-use super::{MailAccountSpec, MailSpec, PortSpec, RecipeSpec, YacySpec};
+use super::service::{Outside, choice};
+use super::tree::{Key, Node};
+use super::{CertificateSpec, MailAccountSpec, MailSpec, PortSpec, RecipeSpec, SecretName, YacySpec};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a recipe fills in where the YAML says nothing.
@@ -33,6 +33,15 @@ const YACY_STOP_S: u64 = 60;
 /// YaCy's Java heap unless said, MiB.
 const YACY_HEAP_MIB: u64 = 600;
 
+/// How often a service is probed unless said, s.
+pub const PROBE_EVERY_DEFAULT_S: u64 = 300;
+
+/// The mailbox that the probe of the mail recipe sends to itself with; nobody else may have it.
+pub const PROBE_ACCOUNT: &str = "thermidor-probe";
+
+/// How the names of secrets begin that `apply` makes of a certificate's key.
+pub const CERTIFICATE_KEYS: &str = "certificate/key-of-";
+
 /// Largest message unless said, bytes.
 const MESSAGE_DEFAULT_BYTES: u64 = 50 << 20;
 
@@ -55,7 +64,11 @@ fn defaults(recipe: &str) -> Defaults {
 
 /// Reads `recipe:` and `settings:` of a service. The defaults stand also where the settings are
 /// wrong, so that one mistake is not told as several.
-pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> (Option<RecipeSpec>, Defaults) {
+pub(super) fn read(
+    fields: &mut Fields<'_>,
+    outside: &Outside<'_>,
+    findings: &mut Findings,
+) -> (Option<RecipeSpec>, Defaults) {
     let recipe = fields.take("recipe");
     let settings = fields.take_entry("settings");
     let Some(recipe) = recipe else {
@@ -73,7 +86,7 @@ pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> (Option<
         None => Some(Fields::empty(fields.place, &path)),
     };
     let spec = inner.and_then(|inner| match name {
-        "mail" => mail(inner, findings).map(RecipeSpec::Mail),
+        "mail" => mail(inner, outside, findings).map(RecipeSpec::Mail),
         "yacy" => yacy(inner, findings).map(RecipeSpec::Yacy),
         other => {
             choice(recipe, &fields.at("recipe"), other, &["mail", "yacy"], findings);
@@ -83,7 +96,7 @@ pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings) -> (Option<
     (spec, defaults(name))
 }
 
-fn mail(mut fields: Fields<'_>, findings: &mut Findings) -> Option<MailSpec> {
+fn mail(mut fields: Fields<'_>, outside: &Outside<'_>, findings: &mut Findings) -> Option<MailSpec> {
     let domain = fields.need("domain", "example.org", findings);
     let domain = domain.and_then(|n| host_name(n, &fields.at("domain"), findings));
     let hostname = fields.take("hostname").map(|n| host_name(n, &fields.at("hostname"), findings));
@@ -94,10 +107,86 @@ fn mail(mut fields: Fields<'_>, findings: &mut Findings) -> Option<MailSpec> {
         Some(node) => accounts(node, &fields.at("accounts"), findings),
         None => BTreeMap::new(),
     };
-    fields.finish(&["domain", "hostname", "accounts", "message_max"], findings);
+    let probe_every_s = fields.take("probe_every").map_or(Some(PROBE_EVERY_DEFAULT_S), |n| {
+        duration(n, &fields.at("probe_every"), 5_000..=86_400_000, findings).map(|ms| ms / 1000)
+    });
+    let certificate = fields.take_entry("certificate").map(|(k, n)| certificate(k, n, outside, findings));
+    let known = ["domain", "hostname", "accounts", "message_max", "certificate", "probe_every"];
+    fields.finish(&known, findings);
     let domain = domain?;
     let hostname = hostname.unwrap_or_else(|| Some(format!("mail.{domain}")))?;
-    Some(MailSpec { domain, hostname, accounts, message_max_bytes: message_max_bytes? })
+    Some(MailSpec {
+        domain,
+        hostname,
+        accounts,
+        message_max_bytes: message_max_bytes?,
+        certificate: certificate.map_or(Some(None), |given| given.map(Some))?,
+        probe_every_s: probe_every_s?,
+    })
+}
+
+/// `certificate:`: a chain beside the YAML, and its key as a sealed secret or beside it too. Whether
+/// the two fit, and the clock, is looked at by `apply`.
+fn certificate(
+    key: &Key,
+    node: &Node,
+    outside: &Outside<'_>,
+    findings: &mut Findings,
+) -> Option<CertificateSpec> {
+    const PATH: &str = "certificate";
+    let mut fields = Fields::of(node, key.place, PATH, findings)?;
+    let chain = fields.need("chain", "fullchain.pem", findings);
+    let chain_pem = chain.and_then(|n| {
+        let file = filled(n, "certificate.chain", findings)?;
+        let text = match (outside.files)(file) {
+            Ok(text) => text,
+            Err(e) => {
+                findings.error(n.place, e);
+                return None;
+            }
+        };
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            findings
+                .error(n.place, format!("`{file}` holds no certificate"))
+                .help("name a PEM file, such as certbot's fullchain.pem");
+            return None;
+        }
+        // What stands around the certificates, a key perhaps, is nobody's business.
+        Some(certificates_of(&text))
+    });
+    let given = fields.need("key", "secret:mail/certificate-key", findings);
+    let given = given.and_then(|n| Some((n, filled(n, "certificate.key", findings)?)));
+    fields.finish(&["chain", "key"], findings);
+    let (chain_pem, (key_node, given)) = (chain_pem?, given?);
+    if given.starts_with("secret:") {
+        let name = secret_name(given, key_node.place, findings)?;
+        return Some(CertificateSpec { chain_pem, key: name, key_file: None });
+    }
+    if given.contains("-----BEGIN") {
+        findings.conceal(key_node.place);
+        findings
+            .error(key_node.place, "the key stands in clear in the file")
+            .help("name the file that holds it, or seal it and write `secret:NAME`");
+        return None;
+    }
+    // Another chain is another secret, so that both change at one moment.
+    let hash = blake3::hash(chain_pem.as_bytes()).to_hex();
+    let name = SecretName(format!("{CERTIFICATE_KEYS}{}", &hash[..16]));
+    Some(CertificateSpec { chain_pem, key: name, key_file: Some(given.to_string()) })
+}
+
+/// The certificates of a PEM file, one after the other.
+fn certificates_of(text: &str) -> String {
+    let (mut kept, mut inside) = (String::new(), false);
+    for line in text.lines().map(str::trim_end) {
+        inside |= line == "-----BEGIN CERTIFICATE-----";
+        if inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        inside &= line != "-----END CERTIFICATE-----";
+    }
+    kept
 }
 
 fn host_name(node: &Node, path: &str, findings: &mut Findings) -> Option<String> {
@@ -173,6 +262,12 @@ fn local_part(given: &str, place: Place, findings: &mut Findings) -> bool {
             None => "use a-z, 0-9, `.`, `-` and `_`".to_string(),
         };
         findings.error(place, format!("`{given}` is no local part of an address")).help(help);
+    }
+    if given == PROBE_ACCOUNT {
+        findings
+            .error(place, format!("`{given}` is the mailbox of the home's own probe"))
+            .help("take another name");
+        return false;
     }
     sound
 }

@@ -118,6 +118,14 @@ impl fmt::Display for SpecErrors {
 }
 
 impl SpecErrors {
+    /// One error that was found after the file was read, at the value of that path
+    /// (`["services", "mail", "settings"]`), or at the nearest that is there.
+    pub fn later(file_name: &str, text: &str, path: &[&str], message: String, help: Option<String>) -> Self {
+        let place = super::tree::place_of(text, path);
+        let problems = vec![Problem { place, message, help, also: Vec::new() }];
+        Self { file_name: file_name.to_string(), problems, text: text.to_string() }
+    }
+
     /// Shows every problem with its line, a caret and what would be right;
     /// in colour for a terminal.
     pub fn render(&self, colour: bool) -> String {

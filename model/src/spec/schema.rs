@@ -243,6 +243,19 @@ struct MailSettings {
     accounts: Option<BTreeMap<String, Account>>,
     /// Largest message; 50m unless given.
     message_max: Option<String>,
+    /// A certificate of your own; one of the home's authority unless given.
+    certificate: Option<CertificateSettings>,
+    /// How often the probe sends a message round; 5m unless given.
+    probe_every: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct CertificateSettings {
+    /// A PEM file beside this one: the server's certificate and those that signed it.
+    chain: String,
+    /// `secret:NAME`, or a PEM file beside this one, which `apply` seals.
+    key: String,
 }
 
 #[derive(JsonSchema)]

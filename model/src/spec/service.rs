@@ -37,7 +37,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
     let path = format!("services.{}", key.text);
     let mut fields = Fields::of(node, key.place, &path, findings)?;
     let before = findings.problems.len();
-    let (recipe, defaults) = recipe::read(&mut fields, findings);
+    let (recipe, defaults) = recipe::read(&mut fields, outside, findings);
 
     let image = fields.take_entry("image");
     let build = fields.take("build").and_then(|n| build::read(n, &path, findings));

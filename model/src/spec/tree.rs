@@ -47,6 +47,19 @@ impl Value {
     }
 }
 
+/// Where the value of a path stands, or the last part of the path that is there.
+pub(super) fn place_of(text: &str, path: &[&str]) -> Place {
+    let Some(root) = parse(text, &mut Findings::default()) else { return Place::START };
+    let mut node = &root;
+    let mut place = Place::START;
+    for part in path {
+        let Value::Map(entries) = &node.value else { break };
+        let Some((_, value)) = entries.iter().find(|(key, _)| key.text == *part) else { break };
+        (node, place) = (value, value.place);
+    }
+    place.within(text)
+}
+
 enum Raw {
     Null,
     Text(String),

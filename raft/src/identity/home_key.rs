@@ -38,6 +38,14 @@ impl HomeKey {
         Ok(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &self.0).map_err(|_| IdentityError::Random)?))
     }
 
+    /// Secret bytes for a purpose: the same on every radiator, for as long as this key is the home's.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        let mut key = blake3::derive_key("thermidor home key, version 1: what is derived from it", &self.0);
+        let bytes = *blake3::keyed_hash(&key, purpose.as_bytes()).as_bytes();
+        key.zeroize();
+        bytes
+    }
+
     /// Seals a secret under its name: opened under another name it is refused.
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Sealed, IdentityError> {
         let mut nonce = [0; NONCE_LEN];

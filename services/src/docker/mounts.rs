@@ -51,7 +51,7 @@ pub(super) fn is_mountpoint(path: &Path) -> io::Result<bool> {
 }
 
 /// Whether mounts made below this path on the host are carried into other namespaces,
-/// so that a bind mount may be `rslave`: then an unmount on the host reaches the container.
+/// so that a bind mount may be `rslave`: then nothing that the container mounts comes back.
 pub(super) fn is_shared(path: &Path) -> io::Result<bool> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(covering_is_shared(&parse(&text), path))

@@ -2,7 +2,7 @@
 
 use super::{Engine, EngineError, LABEL_HOME, LABEL_SERVICE};
 use bollard::container::LogOutput;
-use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder, StatsOptionsBuilder};
+use bollard::query_parameters::{EventsOptionsBuilder, LogsOptions, LogsOptionsBuilder, StatsOptionsBuilder};
 use futures::{Stream, StreamExt};
 use std::collections::HashMap;
 use thermidor_model::ServiceName;
@@ -44,10 +44,18 @@ impl Engine {
         follow: bool,
         tail: Option<usize>,
     ) -> Result<impl Stream<Item = Result<LogLine, EngineError>> + Send + use<>, EngineError> {
-        let client = self.client().await?;
         let tail = tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let options =
             LogsOptionsBuilder::default().stdout(true).stderr(true).follow(follow).tail(&tail).build();
+        self.log_lines(service, options).await
+    }
+
+    async fn log_lines(
+        &self,
+        service: &ServiceName,
+        options: LogsOptions,
+    ) -> Result<impl Stream<Item = Result<LogLine, EngineError>> + Send + use<>, EngineError> {
+        let client = self.client().await?;
         let what = format!("read the log of {service}");
         let lines = client.logs(&self.container(service), Some(options));
         Ok(lines.map(move |line| match line {
@@ -59,6 +67,23 @@ impl Engine {
             }
             Err(e) => Err(EngineError::from_bollard(&what, e)),
         }))
+    }
+
+    /// The last `tail` lines, each after its moment (RFC 3339) and a blank; since a Unix second, if given.
+    pub async fn stamped_logs(
+        &self,
+        service: &ServiceName,
+        tail: usize,
+        since_s: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogLine, EngineError>> + Send + use<>, EngineError> {
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .since(since_s.unwrap_or(0))
+            .tail(&tail.to_string())
+            .build();
+        self.log_lines(service, options).await
     }
 
     /// What the containers of this home do from now on. Ends when the engine does: then list anew.

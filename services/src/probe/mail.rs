@@ -14,15 +14,21 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
 
 /// How often IMAP is asked whether the message has come.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Longest greeting, bytes.
+const GREETING_MAX: u64 = 1024;
 /// Header that holds the token.
 const TOKEN: &str = "X-Thermidor-Probe";
 
 /// Where and as whom mail is probed.
 #[derive(Clone)]
 pub struct MailProbe {
+    /// Where other mail servers deliver (25): it must greet. `None`: is not published.
+    pub smtp: Option<SocketAddr>,
     /// Submission over TLS from the start (465).
     pub submission: SocketAddr,
     /// IMAP over TLS (993).
@@ -37,6 +43,8 @@ pub struct MailProbe {
     pub address: String,
     /// Its password.
     pub password: String,
+    /// The mailbox is the probe's alone: whatever lies in it goes.
+    pub own_mailbox: bool,
     /// For each leg.
     pub limit: Duration,
 }
@@ -63,6 +71,10 @@ impl MailProbe {
         let mut random = [0; 12];
         rand::rng().fill_bytes(&mut random);
         let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        if let Some(smtp) = self.smtp {
+            within(self.limit, greet(smtp)).await.map_err(|e| format!("SMTP: {e}"))?;
+            legs.pass("greet");
+        }
         within(self.limit, self.submit(&token)).await.map_err(|e| format!("submission: {e}"))?;
         legs.pass("submit");
         let mut imap = within(self.limit, self.login()).await.map_err(|e| format!("login: {e}"))?;
@@ -70,7 +82,7 @@ impl MailProbe {
         let number =
             within(self.limit, wait_for(&mut imap, &token)).await.map_err(|e| format!("delivery: {e}"))?;
         legs.pass("deliver");
-        within(self.limit, delete(&mut imap, number)).await.map_err(|e| format!("deletion: {e}"))?;
+        within(self.limit, self.delete(&mut imap, number)).await.map_err(|e| format!("deletion: {e}"))?;
         legs.pass("delete");
         Ok(())
     }
@@ -100,6 +112,14 @@ impl MailProbe {
                 .timeout(Some(self.limit))
                 .build();
         transport.send(message).await.map(drop).map_err(|e| chain(&e))
+    }
+
+    /// Also what earlier probes left behind when they broke off.
+    async fn delete(&self, imap: &mut Imap, number: u32) -> Result<(), String> {
+        let which = if self.own_mailbox { "1:*".to_owned() } else { number.to_string() };
+        imap.ask(&format!("UID STORE {which} +FLAGS.SILENT (\\Deleted)")).await?;
+        imap.ask(&format!("UID EXPUNGE {which}")).await?;
+        imap.ask("LOGOUT").await.map(drop)
     }
 
     async fn login(&self) -> Result<Imap, String> {
@@ -144,10 +164,17 @@ async fn wait_for(imap: &mut Imap, token: &str) -> Result<u32, String> {
     }
 }
 
-async fn delete(imap: &mut Imap, number: u32) -> Result<(), String> {
-    imap.ask(&format!("UID STORE {number} +FLAGS.SILENT (\\Deleted)")).await?;
-    imap.ask(&format!("UID EXPUNGE {number}")).await?;
-    imap.ask("LOGOUT").await.map(drop)
+/// The greeting of the door for other mail servers, and a goodbye.
+async fn greet(smtp: SocketAddr) -> Result<(), String> {
+    let told = |e: std::io::Error| format!("{smtp}: {e}");
+    let mut stream = BufStream::new(TcpStream::connect(smtp).await.map_err(told)?);
+    let mut line = String::new();
+    (&mut stream).take(GREETING_MAX).read_line(&mut line).await.map_err(told)?;
+    if !line.starts_with("220") {
+        return Err(format!("{smtp} greets with {:?}", line.trim_end()));
+    }
+    stream.write_all(b"QUIT\r\n").await.map_err(told)?;
+    stream.flush().await.map_err(told)
 }
 
 /// An error of the mail library with its causes.

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use thermidor_model::ServiceName;
 use thermidor_model::spec::{MailSpec, PortSpec, ServiceSpec};
 
-pub use super::mail_config::{Account, ConfigError, MailConfig, hash_password, write_config};
+pub use super::mail_config::{
+    Account, ConfigError, MailConfig, SALT, hash_password, hash_password_with, write_config,
+};
 
 /// Where the volume with mailboxes and queue is seen in the container.
 pub const DATA: &str = "/srv/mail";

@@ -9,11 +9,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use thermidor_model::spec::PROBE_ACCOUNT;
 
 /// Rounds of SHA512-crypt: the algorithm's own default.
 const ROUNDS: usize = 5000;
 /// Salt of SHA512-crypt, characters.
-const SALT: usize = 16;
+pub const SALT: usize = 16;
 const SALT_OF: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Everything the mail container is told.
@@ -27,6 +28,8 @@ pub struct MailConfig {
     pub message_max_bytes: u64,
     /// By local part.
     pub accounts: BTreeMap<String, Account>,
+    /// SHA512-crypt of the probe's password; its mailbox is [`PROBE_ACCOUNT`].
+    pub probe_hash: Option<String>,
     /// Certificate chain, PEM, the server's own first.
     pub certificate_pem: String,
     /// Its key, PEM.
@@ -87,10 +90,16 @@ pub enum ConfigError {
 
 /// A password as Dovecot takes it: SHA512-crypt under a fresh salt. Takes some milliseconds.
 pub fn hash_password(password: &str) -> Result<String, ConfigError> {
-    let bad = |_| ConfigError::Bad { what: "password that can be hashed", given: "(hidden)".into() };
     let mut random = [0; SALT];
     rand::rng().fill_bytes(&mut random);
-    let salt: String = random.iter().map(|byte| char::from(SALT_OF[usize::from(byte % 64)])).collect();
+    hash_password_with(password, &random)
+}
+
+/// The same under a salt drawn from secret bytes of the home's, so that every radiator, and the
+/// same one after a restart, writes the same file.
+pub fn hash_password_with(password: &str, seed: &[u8; SALT]) -> Result<String, ConfigError> {
+    let bad = |_| ConfigError::Bad { what: "password that can be hashed", given: "(hidden)".into() };
+    let salt: String = seed.iter().map(|byte| char::from(SALT_OF[usize::from(byte % 64)])).collect();
     let params = sha_crypt::Sha512Params::new(ROUNDS).map_err(bad)?;
     let hash = sha_crypt::sha512_crypt_b64(password.as_bytes(), salt.as_bytes(), &params).map_err(bad)?;
     Ok(format!("$6${salt}${hash}"))
@@ -172,17 +181,14 @@ fn render(config: &MailConfig) -> Result<BTreeMap<&'static str, String>, ConfigE
     let (mut passwd, mut accounts) = (String::new(), String::new());
     for (local, account) in &config.accounts {
         check("mail account", local, is_local)?;
-        check("password hash", &account.password_hash, |h| {
-            h.starts_with("$6$") && h.bytes().all(|b| b.is_ascii_graphic() && b != b':')
-        })
-        .map_err(|_| ConfigError::Bad { what: "SHA512-crypt hash", given: format!("that of {local}") })?;
-        passwd.push_str(&format!("{local}:{{SHA512-CRYPT}}{}::::::\n", account.password_hash));
+        check("mail account", local, |l| l != PROBE_ACCOUNT)?;
+        passwd.push_str(&login(local, &account.password_hash)?);
         accounts.push_str(&format!("{local}@{domain} {local}\n"));
         claim(&mut owners, local, local)?;
     }
     for (local, account) in &config.accounts {
         for alias in &account.aliases {
-            check("alias", alias, is_local)?;
+            check("alias", alias, |a| is_local(a) && a != PROBE_ACCOUNT)?;
             claim(&mut owners, alias, local)?;
         }
     }
@@ -197,6 +203,10 @@ fn render(config: &MailConfig) -> Result<BTreeMap<&'static str, String>, ConfigE
         .filter(|(alias, owner)| alias != owner)
         .map(|(alias, owner)| format!("{alias}@{domain} {owner}@{domain}\n"))
         .collect();
+    if let Some(hash) = &config.probe_hash {
+        passwd.push_str(&login(PROBE_ACCOUNT, hash)?);
+        accounts.push_str(&format!("{PROBE_ACCOUNT}@{domain} {PROBE_ACCOUNT}\n"));
+    }
     let settings = format!(
         "domain={domain}\nhostname={}\nmessage_max_bytes={}\n",
         config.hostname, config.message_max_bytes
@@ -209,6 +219,15 @@ fn render(config: &MailConfig) -> Result<BTreeMap<&'static str, String>, ConfigE
         ("tls.crt", config.certificate_pem.clone()),
         ("tls.key", config.key_pem.clone()),
     ]))
+}
+
+/// A line of the passwd file.
+fn login(local: &str, hash: &str) -> Result<String, ConfigError> {
+    check("password hash", hash, |h| {
+        h.starts_with("$6$") && h.bytes().all(|b| b.is_ascii_graphic() && b != b':')
+    })
+    .map_err(|_| ConfigError::Bad { what: "SHA512-crypt hash", given: format!("that of {local}") })?;
+    Ok(format!("{local}:{{SHA512-CRYPT}}{hash}::::::\n"))
 }
 
 fn claim<'a>(

@@ -15,6 +15,7 @@ fn config() -> MailConfig {
             ("marie".to_owned(), account(&["contact"])),
             ("paul".to_owned(), account(&["postmaster"])),
         ]),
+        probe_hash: None,
         certificate_pem: "CERT".into(),
         key_pem: "KEY".into(),
     }
@@ -41,6 +42,25 @@ fn files_say_who_is_who_and_somebody_is_always_postmaster_and_abuse() {
          postmaster@example.org paul@example.org\n"
     );
     assert!(files["passwd"].starts_with("marie:{SHA512-CRYPT}$6$salt$hash::::::\n"));
+}
+
+#[test]
+fn the_probe_has_a_login_of_its_own_and_is_nobodys_postmaster() {
+    let with = MailConfig { accounts: BTreeMap::new(), probe_hash: Some("$6$a$b".into()), ..config() };
+    let files = render(&with).unwrap();
+    assert_eq!(files["accounts"], format!("{PROBE_ACCOUNT}@example.org {PROBE_ACCOUNT}\n"));
+    assert_eq!(files["passwd"], format!("{PROBE_ACCOUNT}:{{SHA512-CRYPT}}$6$a$b::::::\n"));
+    assert_eq!(files["aliases"], "");
+    let account = config().accounts["marie"].clone();
+    let taken = MailConfig { accounts: [(PROBE_ACCOUNT.to_owned(), account)].into(), ..config() };
+    assert!(render(&taken).unwrap_err().to_string().contains("is no mail account"));
+}
+
+#[test]
+fn a_salt_of_the_homes_gives_the_same_hash_again() {
+    let seed = *b"0123456789abcdef";
+    assert_eq!(hash_password_with("x", &seed).unwrap(), hash_password_with("x", &seed).unwrap());
+    assert_ne!(hash_password_with("x", &seed).unwrap(), hash_password_with("y", &seed).unwrap());
 }
 
 #[test]

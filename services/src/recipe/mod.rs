@@ -1,6 +1,7 @@
 //! What Thermidor knows about kinds of services: from a declaration and what this radiator
 //! offers to the plan of a container.
 
+pub mod certificate;
 mod compose;
 mod context;
 pub mod mail;

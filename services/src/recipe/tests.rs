@@ -31,6 +31,8 @@ fn mail() -> ServiceSpec {
         hostname: "mail.example.org".into(),
         accounts: BTreeMap::new(),
         message_max_bytes: 1000,
+        certificate: None,
+        probe_every_s: 300,
     };
     ServiceSpec {
         recipe: Some(RecipeSpec::Mail(settings)),

@@ -19,7 +19,8 @@ pub const DATA: &str = "/opt/yacy_search_server/DATA";
 pub const STOP_GRACE_S: u64 = 60;
 /// Without login; answers as soon as YaCy is up.
 const ALIVE: &str = "/Status.html";
-const HTTP: u16 = 8090;
+/// Port of its pages.
+pub const HTTP: u16 = 8090;
 const HTTPS: u16 = 8443;
 
 /// Image of the stand-in, which speaks YaCy's documented endpoints.
@@ -73,8 +74,8 @@ pub(super) fn resolve(
     Ok(plan)
 }
 
-/// Liveness. After a crash YaCy may rebuild its index for hours: silence is told, but only a
+/// Liveness, at a published port. After a crash YaCy may rebuild its index for hours: silence is told, but only a
 /// container that ends counts as dead. So callers must not restart on this probe's word.
-pub fn probe() -> Probe {
-    Probe::Http { port: HTTP, path: ALIVE.into(), limit: Duration::from_secs(10) }
+pub fn probe(port: u16) -> Probe {
+    Probe::Http { port, path: ALIVE.into(), limit: Duration::from_secs(10) }
 }

@@ -20,6 +20,7 @@ pub mod marks;
 pub mod mounts;
 mod peers;
 pub mod process;
+pub mod removal;
 mod roles;
 mod status;
 

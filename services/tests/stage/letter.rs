@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thermidor_model::VolumeName;
 use thermidor_model::observe::Readiness;
-use thermidor_model::spec::{MailSpec, RecipeSpec, ServiceSpec};
+use thermidor_model::spec::{MailSpec, PROBE_ACCOUNT, RecipeSpec, ServiceSpec};
 use thermidor_model::testing::{mount, plain_service};
 use thermidor_services::docker::ContainerPlan;
 use thermidor_services::probe::imap::{Imap, quoted};
@@ -55,6 +55,7 @@ pub fn household(paper: &Paper) -> MailConfig {
             ("marie".to_owned(), account("sesame", &["contact"])),
             ("paul".to_owned(), account("open it", &[])),
         ]),
+        probe_hash: Some(hash_password("only the home knows").unwrap()),
         certificate_pem: paper.certificate_pem.clone(),
         key_pem: paper.key_pem.clone(),
     }
@@ -69,6 +70,8 @@ pub fn plan(stage: &Stage) -> ContainerPlan {
         hostname: HOST.into(),
         accounts: BTreeMap::new(),
         message_max_bytes: 1_000_000,
+        certificate: None,
+        probe_every_s: 300,
     };
     let spec = ServiceSpec {
         recipe: Some(RecipeSpec::Mail(settings)),
@@ -120,6 +123,7 @@ pub async fn log(stage: &Stage) -> String {
 /// A probe as somebody, straight at the container's own ports.
 pub fn probe(ip: IpAddr, paper: &Paper, user: &str, password: &str) -> MailProbe {
     MailProbe {
+        smtp: Some(SocketAddr::new(ip, 25)),
         submission: SocketAddr::new(ip, 465),
         imap: SocketAddr::new(ip, 993),
         server_name: HOST.into(),
@@ -127,6 +131,7 @@ pub fn probe(ip: IpAddr, paper: &Paper, user: &str, password: &str) -> MailProbe
         user: user.into(),
         address: format!("{user}@example.org"),
         password: password.into(),
+        own_mailbox: user == PROBE_ACCOUNT,
         limit: PATIENCE,
     }
 }

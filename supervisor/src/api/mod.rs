@@ -6,6 +6,7 @@ pub mod view;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use thermidor_model::packed::Packed;
 use thermidor_model::spec::HomeSpec;
 use thermidor_model::{RadiatorName, ServiceName, VolumeName};
 
@@ -35,8 +36,8 @@ pub enum Request {
         spec: Box<HomeSpec>,
         /// Overrides stay.
         keep_overrides: bool,
-        /// Packed build contexts by hash, base64 is not needed: JSON numbers would be long, so hex.
-        contexts: BTreeMap<String, String>,
+        /// Packed build contexts by hash.
+        contexts: BTreeMap<String, Packed>,
     },
     /// A token for a newcomer.
     Invite {
@@ -109,6 +110,11 @@ pub enum Request {
         volume: VolumeName,
         /// Whose replica.
         radiator: RadiatorName,
+    },
+    /// Removes a volume and its images for good.
+    RemoveVolume {
+        /// Which.
+        volume: VolumeName,
     },
     /// What a service says: lines.
     Logs {

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
-use thermidor_model::observe::{Instance, Readiness, ReplicaState, Report};
+use thermidor_model::observe::{Instance, ProbeReport, Readiness, ReplicaState, Report};
 use thermidor_model::placement::Reason;
+use thermidor_model::spec::{Heats, RadiatorSpec};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
 
@@ -68,6 +69,9 @@ pub struct AddressLine {
 pub struct RadiatorLine {
     /// Its name.
     pub name: String,
+    /// Its listener; `None`: has not joined.
+    #[serde(default)]
+    pub address: Option<String>,
     /// `room`, `water`, `witness`, `not declared`.
     pub heats: String,
     /// `on`, `off`, `silent`, `expected`.
@@ -105,6 +109,15 @@ pub struct ServiceLine {
     pub ready: Vec<String>,
     /// The planner's sentence.
     pub reason: String,
+    /// What it takes, W.
+    #[serde(default)]
+    pub power_w: Option<f64>,
+    /// Its last words: how it ended, what its probe missed.
+    #[serde(default)]
+    pub detail: String,
+    /// What came of the last probe; `None`: it has none, or none yet.
+    #[serde(default)]
+    pub probe: Option<ProbeReport>,
 }
 
 /// One volume.
@@ -154,9 +167,31 @@ pub struct Explanation {
     pub reason: Reason,
 }
 
+/// A list of one kind of thing, as `ls` and `show` answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed<T> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The things.
+    pub items: Vec<T>,
+}
+
+/// One mail account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountLine {
+    /// `marie@example.org`
+    pub address: String,
+    /// Other local parts that reach it.
+    pub aliases: Vec<String>,
+    /// `home.yaml`, or `command line`.
+    pub from: String,
+}
+
 /// One event.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventLine {
+    /// [`VERSION`].
+    pub version: u32,
     /// Its number.
     pub number: u64,
     /// Unix ms.
@@ -208,10 +243,9 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
         .map(|(node, member)| {
             let report = leader.and_then(|l| l.reports.get(node));
             let declared = spec.and_then(|s| s.radiators.get(&member.name));
-            let heats = match (member.role, declared.map(|d| d.heats)) {
+            let heats = match (member.role, declared) {
                 (Role::Witness, _) => "witness",
-                (_, Some(thermidor_model::spec::Heats::Room)) => "room",
-                (_, Some(thermidor_model::spec::Heats::Water { .. })) => "water",
+                (_, Some(declared)) => heats_word(declared),
                 (_, None) => "not declared",
             };
             let state_word = match (&member.off, leader, report) {
@@ -227,6 +261,7 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
             };
             RadiatorLine {
                 name: member.name.to_string(),
+                address: Some(member.address.to_string()),
                 heats: heats.into(),
                 state: state_word.into(),
                 votes: leader.is_some_and(|l| l.voters.contains(node)),
@@ -239,11 +274,11 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
             }
         })
         .collect();
-    let expected =
-        spec.into_iter().flat_map(|s| s.radiators.keys()).filter(|name| state.node(name).is_none());
-    lines.extend(expected.map(|name| RadiatorLine {
+    let expected = spec.into_iter().flat_map(|s| &s.radiators).filter(|(n, _)| state.node(n).is_none());
+    lines.extend(expected.map(|(name, declared)| RadiatorLine {
         name: name.to_string(),
-        heats: "room".into(),
+        address: None,
+        heats: heats_word(declared).into(),
         state: "expected".into(),
         votes: false,
         temperature_c: None,
@@ -254,6 +289,13 @@ fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLin
         troubles: vec![],
     }));
     lines
+}
+
+fn heats_word(declared: &RadiatorSpec) -> &'static str {
+    match declared.heats {
+        Heats::Room => "room",
+        Heats::Water { .. } => "water",
+    }
 }
 
 fn service_line(
@@ -285,6 +327,9 @@ fn service_line(
         since_ms: service.since_ms,
         ready: ready.map(|(n, _)| state.name_of(*n)).collect(),
         reason: reason.map(|r| r.sentence.clone()).unwrap_or_default(),
+        power_w: service.active.and_then(|n| leader?.reports.get(&n)?.service_w.get(name)).copied(),
+        detail: instance.map(|i| i.detail.clone()).unwrap_or_default(),
+        probe: service.active.and_then(|n| leader?.reports.get(&n)?.probes.get(name)).cloned(),
     }
 }
 

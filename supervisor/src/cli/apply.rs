@@ -1,11 +1,13 @@
 //! `thermidor apply`: reads the file, shows what would change, asks, then declares.
 
+use super::certificates;
 use crate::api::{Refused, Request, client};
 use crate::paths::Paths;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use thermidor_model::packed::Packed;
 use thermidor_model::spec::{self, HomeSpec};
 use thermidor_model::state::State;
 
@@ -31,6 +33,7 @@ pub fn main(paths: &Paths, args: &ApplyArgs) -> Result<(), Refused> {
     let (text, mut spec) = read(&args.file)?;
     let contexts = pack_contexts(&args.file, &mut spec)?;
     let state: State = client::ask_for(paths, &Request::State)?;
+    let keys = certificates::read_keys(&args.file, &text, &spec)?;
     let old = state.declared.as_ref().map(|d| &d.spec);
     let difference = spec::difference(old, &spec, &state);
     println!("{difference}");
@@ -44,6 +47,7 @@ pub fn main(paths: &Paths, args: &ApplyArgs) -> Result<(), Refused> {
     if !args.yes && !agreed(consent)? {
         return Err(Refused::because("nothing was changed"));
     }
+    certificates::seal(paths, &keys)?;
     let known: Vec<String> = state.contexts.keys().cloned().collect();
     let apply = Request::Apply {
         revision_was: state.declared.as_ref().map_or(0, |d| d.revision),
@@ -53,6 +57,7 @@ pub fn main(paths: &Paths, args: &ApplyArgs) -> Result<(), Refused> {
         contexts: contexts.into_iter().filter(|(hash, _)| !known.contains(hash)).collect(),
     };
     client::ask(paths, &apply)?;
+    certificates::forget(paths, &state, &keys)?;
     println!("Applied. Watch `thermidor status`.");
     Ok(())
 }
@@ -90,7 +95,7 @@ fn read(file: &Path) -> Result<(String, HomeSpec), Refused> {
 }
 
 /// Packs every `build:` folder, so that each candidate can build the image.
-fn pack_contexts(file: &Path, spec: &mut HomeSpec) -> Result<BTreeMap<String, String>, Refused> {
+fn pack_contexts(file: &Path, spec: &mut HomeSpec) -> Result<BTreeMap<String, Packed>, Refused> {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let mut packed = BTreeMap::new();
     for (name, service) in &mut spec.services {
@@ -109,7 +114,7 @@ fn pack_contexts(file: &Path, spec: &mut HomeSpec) -> Result<BTreeMap<String, St
         }
         let hash = blake3::hash(&bytes).to_hex().to_string();
         build.hash = Some(hash.clone());
-        packed.insert(hash, bytes.iter().map(|b| format!("{b:02x}")).collect());
+        packed.insert(hash, Packed::from(bytes));
     }
     Ok(packed)
 }
@@ -123,7 +128,15 @@ fn agreed(plain: bool) -> Result<bool, Refused> {
             )),
         };
     }
-    print!("Apply? [y/N] ");
+    confirmed("Apply?")
+}
+
+/// Asks a person; whoever is no terminal has not agreed.
+pub fn confirmed(question: &str) -> Result<bool, Refused> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    print!("{question} [y/N] ");
     let _unflushed_prompt = std::io::stdout().flush();
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|e| Refused::because(e.to_string()))?;

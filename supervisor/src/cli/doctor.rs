@@ -1,31 +1,39 @@
 //! `thermidor doctor`: what this machine lacks, and the command that mends it.
 
+use super::{Format, show};
 use crate::api::{Refused, Request, client, view};
 use crate::paths::Paths;
+use serde::Serialize;
 use std::path::Path;
 
 /// One thing looked at.
+#[derive(Serialize)]
 struct Finding {
     what: &'static str,
     /// What is wrong and the command that mends it; `None`: fine.
     wrong: Option<String>,
 }
 
-pub fn main(paths: &Paths) -> Result<(), Refused> {
-    let findings = look(paths);
-    let mut bad = 0;
-    for finding in &findings {
-        match &finding.wrong {
+/// Everything looked at.
+#[derive(Serialize)]
+struct Findings {
+    version: u32,
+    findings: Vec<Finding>,
+}
+
+pub fn main(paths: &Paths, format: Format) -> Result<(), Refused> {
+    let all = Findings { version: view::VERSION, findings: look(paths) };
+    let bad = all.findings.iter().filter(|f| f.wrong.is_some()).count();
+    match format {
+        Format::Table => all.findings.iter().for_each(|finding| match &finding.wrong {
             None => println!("ok  {}", finding.what),
-            Some(words) => {
-                bad += 1;
-                println!("!!  {}: {words}", finding.what);
-            }
-        }
+            Some(words) => println!("!!  {}: {words}", finding.what),
+        }),
+        format => show::print(&all, format)?,
     }
     match bad {
         0 => Ok(()),
-        n => Err(Refused::because(format!("{n} of {} findings need mending", findings.len()))),
+        n => Err(Refused::because(format!("{n} of {} findings need mending", all.findings.len()))),
     }
 }
 

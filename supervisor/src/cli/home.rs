@@ -1,5 +1,6 @@
 //! Founding, joining and leaving; off and on, targets and moves.
 
+use crate::api::view::Home;
 use crate::api::{Refused, Request, client};
 use crate::paths::{HOME_PORT, Paths};
 use clap::Args;
@@ -116,6 +117,16 @@ pub fn leave(paths: &Paths, radiator: Option<RadiatorName>) -> Result<(), Refuse
     Ok(())
 }
 
+/// Refused for as long as keys can't be changed in a running home: half of it would be a lie.
+pub fn stolen(radiator: &RadiatorName) -> Result<(), Refused> {
+    Err(refused(format!(
+        "the keys on {radiator}'s disk (the home's and its authority's) can't be changed in a running home yet. \
+         Run `thermidor leave {radiator}` now: nobody speaks with it any more. Then change every password that \
+         `thermidor secret ls` names, also where it is used. Whoever reads {radiator}'s disk as root can still pass \
+         for a member in your network: found a new home (`thermidor init`) to be rid of him"
+    )))
+}
+
 /// This member's name, as the home knows it.
 fn own_name(paths: &Paths) -> Result<RadiatorName, Refused> {
     let node = thermidor_raft::Identity::load(&paths.data).map_err(refused)?.node();
@@ -221,6 +232,25 @@ pub fn promote(
     }
     client::ask(paths, &Request::Promote { volume: volume.clone(), radiator: radiator.clone() })?;
     println!("{volume} goes on from {radiator}'s replica.");
+    Ok(())
+}
+
+pub fn remove_volume(paths: &Paths, volume: VolumeName, yes: bool) -> Result<(), Refused> {
+    let home: Home = client::ask_for(paths, &Request::Status)?;
+    let Some(line) = home.volumes.iter().find(|v| v.name == volume.as_str()) else {
+        return Err(refused(format!("there is no volume {volume}: `thermidor volume ls` lists them")));
+    };
+    if !yes {
+        let holders: Vec<String> = line.replicas.iter().map(|r| r.radiator.clone()).collect();
+        println!("{volume} and all its data on {} would be gone for good.", holders.join(", "));
+        if !super::apply::confirmed("Remove it?")? {
+            return Err(refused(format!(
+                "nothing was changed; `thermidor volume rm {volume} --yes` does it"
+            )));
+        }
+    }
+    client::ask(paths, &Request::RemoveVolume { volume: volume.clone() })?;
+    println!("{volume} is removed; a radiator that is away removes its image when it returns.");
     Ok(())
 }
 

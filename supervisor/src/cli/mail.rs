@@ -3,7 +3,7 @@
 use crate::api::{Refused, Request, client};
 use crate::paths::Paths;
 use clap::Subcommand;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use thermidor_model::ServiceName;
 
 #[derive(Debug, Subcommand)]
@@ -21,7 +21,7 @@ pub enum MailVerb {
 #[derive(Debug, Subcommand)]
 pub enum AccountVerb {
     /// All of them.
-    Ls,
+    Ls(super::Output),
     /// Add one; its password is read from standard input.
     Add {
         /// Local part: `marie` of marie@example.org.
@@ -45,11 +45,7 @@ pub enum AccountVerb {
 pub fn main(paths: &Paths, verb: MailVerb) -> Result<(), Refused> {
     let MailVerb::Account { verb, service } = verb;
     let request = match verb {
-        AccountVerb::Ls => {
-            let accounts: Vec<String> = client::ask_for(paths, &Request::MailAccounts { service })?;
-            accounts.iter().for_each(|line| println!("{line}"));
-            return Ok(());
-        }
+        AccountVerb::Ls(output) => return super::show::mail_accounts(paths, service, output.format),
         AccountVerb::Add { account, alias } => {
             let password = Some(read_secret(&format!("password of {account}: "))?);
             Request::MailAccount { service, account, password, aliases: Some(alias), remove: false }
@@ -63,6 +59,26 @@ pub fn main(paths: &Paths, verb: MailVerb) -> Result<(), Refused> {
         }
     };
     client::ask(paths, &request).map(drop)
+}
+
+/// Longest value of a secret, bytes: the largest keys in PEM fit.
+const SECRET_MAX: u64 = 64 << 10;
+
+/// A secret's value: a line typed without being shown, or all of what is piped in (a key has many lines).
+pub fn read_value(prompt: &str) -> Result<String, Refused> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return read_secret(prompt);
+    }
+    let mut text = String::new();
+    let read = stdin.lock().take(SECRET_MAX + 1).read_to_string(&mut text);
+    read.map_err(|e| Refused::because(format!("standard input: {e}")))?;
+    let value = text.trim_end_matches(['\r', '\n']);
+    match value.len() as u64 {
+        0 => Err(Refused::because("an empty secret is none: type it, or pipe it in")),
+        1..=SECRET_MAX => Ok(value.to_string()),
+        _ => Err(Refused::because(format!("a secret has at most {SECRET_MAX} bytes"))),
+    }
 }
 
 /// Reads one line without showing it.

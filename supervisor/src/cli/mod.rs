@@ -1,11 +1,14 @@
 //! The command line: one binary, the verbs of the design.
 
 mod apply;
+mod certificates;
+mod details;
 mod doctor;
 mod home;
 mod mail;
 mod processes;
 mod show;
+mod top;
 
 use crate::api::Refused;
 use crate::paths::{DATA_DEFAULT, Paths};
@@ -33,6 +36,8 @@ pub enum Format {
     Table,
     /// For programs; versioned.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -47,7 +52,7 @@ enum Verb {
     /// Show the main job on this one machine, with three radiators in namespaces.
     Demo(DemoArgs),
     /// Check this machine, and name the command that mends each finding.
-    Doctor,
+    Doctor(Output),
     /// Found a home with this machine as its first radiator.
     Init(home::InitArgs),
     /// Print a token with which another machine can join.
@@ -62,6 +67,9 @@ enum Verb {
     Leave {
         /// Who; by default this one.
         radiator: Option<RadiatorName>,
+        /// A thief has it: change the keys that are on its disk too.
+        #[arg(long, requires = "radiator")]
+        stolen: bool,
     },
     /// When the majority is gone for good: go on with this member alone.
     Rescue {
@@ -128,6 +136,14 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Watts, degrees and load, again and again.
+    Top {
+        /// Draw them once.
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Move a service to a radiator.
     Move {
         /// Which.
@@ -180,8 +196,11 @@ enum Verb {
         /// Which.
         shell: clap_complete::Shell,
     },
-    /// The manual page.
-    Man,
+    /// The manual page of `thermidor`, or of one of its verbs.
+    Man {
+        /// Which verb.
+        verb: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +247,14 @@ enum VolumeVerb {
         #[arg(long)]
         accept_loss: bool,
     },
+    /// Remove a volume that no service uses, and its data on every radiator, for good.
+    Rm {
+        /// Which volume.
+        name: VolumeName,
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -260,11 +287,12 @@ pub fn main(cli: Cli) -> Result<ExitCode, Refused> {
 fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
     match verb {
         Verb::Demo(_) | Verb::Lab(_) => Ok(()),
-        Verb::Doctor => doctor::main(paths),
+        Verb::Doctor(output) => doctor::main(paths, output.format),
         Verb::Init(args) => home::init(paths, args),
         Verb::Invite { ttl } => home::invite(paths, &ttl),
         Verb::Join(args) => home::join(paths, args),
-        Verb::Leave { radiator } => home::leave(paths, radiator),
+        Verb::Leave { radiator: Some(radiator), stolen: true } => home::stolen(&radiator),
+        Verb::Leave { radiator, .. } => home::leave(paths, radiator),
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
         Verb::Apply(args) => apply::main(paths, &args),
         Verb::Schema => show::print_json(&thermidor_model::spec::schema()),
@@ -285,6 +313,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Mail { verb } => mail::main(paths, verb),
         Verb::Logs { service, follow, tail } => show::logs(paths, service, follow, tail),
         Verb::Events { follow, output } => show::events(paths, follow, output.format),
+        Verb::Top { once, output } => top::main(paths, once, output.format),
         Verb::Move { service, radiator } => home::move_service(paths, service, radiator),
         Verb::Off { radiator, until, power_off } => home::off(paths, radiator, until.as_deref(), power_off),
         Verb::On { radiator } => home::on(paths, radiator),
@@ -295,13 +324,30 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::VolumeProcess(args) => processes::volume(paths, args),
         Verb::VolumeWatchdog { arguments } => processes::volume_watchdog(&arguments),
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "thermidor", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "thermidor", &mut text);
+            show::print_bytes(&text);
             Ok(())
         }
-        Verb::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map_err(|e| Refused::because(e.to_string())),
+        Verb::Man { verb } => manual(verb.as_deref()),
     }
+}
+
+fn manual(verb: Option<&str>) -> Result<(), Refused> {
+    let mut command = Cli::command();
+    // Builds the verbs' own pages too, with the options they inherit.
+    command.build();
+    let command = match verb {
+        None => command,
+        Some(verb) => {
+            let found = command.find_subcommand(verb).filter(|c| !c.is_hide_set()).cloned();
+            found.ok_or_else(|| Refused::because(format!("there is no verb {verb}: see `thermidor help`")))?
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command).render(&mut text).map_err(|e| Refused::because(e.to_string()))?;
+    show::print_bytes(&text);
+    Ok(())
 }
 
 fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
@@ -311,6 +357,7 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
         VolumeVerb::Promote { name, radiator, accept_loss } => {
             home::promote(paths, name, radiator, accept_loss)
         }
+        VolumeVerb::Rm { name, yes } => home::remove_volume(paths, name, yes),
     }
 }
 
@@ -319,7 +366,7 @@ fn secret(paths: &Paths, verb: SecretVerb) -> Result<(), Refused> {
     match verb {
         SecretVerb::Ls(output) => show::secrets(paths, output.format),
         SecretVerb::Set { name } => {
-            let value = Some(mail::read_secret(&format!("value of {name}: "))?);
+            let value = Some(mail::read_value(&format!("value of {name}: "))?);
             client::ask(paths, &Request::SetSecret { name, value }).map(drop)
         }
         SecretVerb::Rm { name } => client::ask(paths, &Request::SetSecret { name, value: None }).map(drop),

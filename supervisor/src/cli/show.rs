@@ -1,13 +1,16 @@
-//! Reading commands: tables for people, JSON for programs.
+//! Reading commands: tables for people, JSON and YAML for programs.
 
-use super::Format;
-use crate::api::view::{EventLine, Explanation, Home, RadiatorLine, ServiceLine, VolumeLine};
+use super::{Format, details};
+use crate::api::view::{
+    AccountLine, EventLine, Explanation, Home, Listed, RadiatorLine, ServiceLine, VERSION, VolumeLine,
+};
 use crate::api::{Refused, Reply, Request, client};
 use crate::paths::Paths;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::Write;
 use thermidor_model::ServiceName;
+use thermidor_model::observe::ProbeReport;
 
 pub fn print_json<T: Serialize>(value: &T) -> Result<(), Refused> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Refused::because(e.to_string()))?;
@@ -15,12 +18,68 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Prints text as it is; a reader that has gone away is no error.
+pub fn print_bytes(text: &[u8]) {
+    let _gone_reader = std::io::stdout().write_all(text);
+}
+
+/// As JSON or YAML; a table is drawn by whoever knows it.
+pub fn print<T: Serialize>(value: &T, format: Format) -> Result<(), Refused> {
+    match format {
+        Format::Yaml => {
+            // By way of JSON, so that both say the same, field by field.
+            let value = serde_json::to_value(value).map_err(|e| Refused::because(e.to_string()))?;
+            let text = serde_saphyr::to_string(&value).map_err(|e| Refused::because(e.to_string()))?;
+            print_line(text.trim_end());
+            Ok(())
+        }
+        _ => print_json(value),
+    }
+}
+
+/// A list with its version.
+fn print_list<T: Serialize>(items: Vec<T>, format: Format) -> Result<(), Refused> {
+    print(&Listed { version: VERSION, items }, format)
+}
+
+/// Exit code 3 where the home has no quorum: what was printed is what was known last.
+pub fn quorum(home: &Home) -> Result<(), Refused> {
+    match home.quorum {
+        true => Ok(()),
+        false => {
+            Err(Refused::no_quorum("the home has no quorum: more than half of the voters must be reachable"))
+        }
+    }
+}
+
+/// What a probe said and how long ago.
+pub fn probe_words(probe: Option<&ProbeReport>) -> String {
+    let Some(probe) = probe else { return "-".into() };
+    let said = match (probe.healthy, probe.trouble.as_str()) {
+        (Some(true), "") => "well".to_string(),
+        (Some(true), trouble) => format!("well, but the last look failed: {trouble}"),
+        (Some(false), trouble) => format!("sick: {trouble}"),
+        (None, "") => "not known".into(),
+        (None, trouble) => format!("not yet: {trouble}"),
+    };
+    format!("{said}, {} ago", age(probe.age_ms))
+}
+
+/// A span as people say it.
+fn age(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s => format!("{} h", s / 3600),
+    }
+}
+
 /// Prints a line; a reader that has gone away (`| head`) is no error.
-fn print_line(text: &str) {
+pub fn print_line(text: &str) {
     let _gone_reader = writeln!(std::io::stdout(), "{text}");
 }
 
-fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -32,11 +91,11 @@ fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [Stri
     table.lines().map(|l| l.trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }
 
-fn celsius(c: Option<f64>) -> String {
+pub fn celsius(c: Option<f64>) -> String {
     c.map_or("-".into(), |c| format!("{c:.1} °C"))
 }
 
-fn watts(w: Option<f64>) -> String {
+pub fn watts(w: Option<f64>) -> String {
     w.map_or("-".into(), |w| format!("{w:.0} W"))
 }
 
@@ -52,29 +111,24 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-fn local_time(at_ms: u64) -> String {
+pub fn local_time(at_ms: u64) -> String {
     match jiff::Timestamp::from_millisecond(at_ms as i64) {
         Ok(at) => at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         Err(_) => at_ms.to_string(),
     }
 }
 
-fn home(paths: &Paths) -> Result<Home, Refused> {
+pub fn home(paths: &Paths) -> Result<Home, Refused> {
     client::ask_for(paths, &Request::Status)
 }
 
 pub fn status(paths: &Paths, format: Format) -> Result<(), Refused> {
     let home = home(paths)?;
-    if format == Format::Json {
-        return print_json(&home);
+    match format {
+        Format::Table => print_line(&status_text(&home)),
+        format => print(&home, format)?,
     }
-    print_line(&status_text(&home));
-    match home.quorum {
-        true => Ok(()),
-        false => {
-            Err(Refused::no_quorum("the home has no quorum: more than half of the voters must be reachable"))
-        }
-    }
+    quorum(&home)
 }
 
 /// `thermidor status` as text.
@@ -124,9 +178,10 @@ fn service_table(lines: &[ServiceLine]) -> String {
     let row = |s: &ServiceLine| {
         let active = s.active.clone().unwrap_or("-".into());
         let ready = if s.ready.is_empty() { "-".into() } else { s.ready.join(" ") };
-        [s.name.clone(), active, s.state.clone(), s.epoch.to_string(), ready, s.reason.clone()]
+        let probe = probe_words(s.probe.as_ref());
+        [s.name.clone(), active, s.state.clone(), s.epoch.to_string(), ready, probe, s.reason.clone()]
     };
-    table(["SERVICE", "ACTIVE", "STATE", "EPOCH", "READY ON", "WHY"], lines.iter().map(row))
+    table(["SERVICE", "ACTIVE", "STATE", "EPOCH", "READY ON", "PROBE", "WHY"], lines.iter().map(row))
 }
 
 fn volume_table(lines: &[VolumeLine]) -> String {
@@ -166,53 +221,65 @@ fn pick<T>(
 }
 
 pub fn radiators(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
-    let lines = pick(home(paths)?.radiators, name, |r| &r.name, "radiator")?;
-    match format {
-        Format::Json => print_json(&lines),
-        Format::Table => {
-            print_line(&radiator_table(&lines));
-            Ok(())
-        }
+    let home = home(paths)?;
+    let lines = pick(home.radiators.clone(), name, |r| &r.name, "radiator")?;
+    let hosts = |r: &RadiatorLine| -> Vec<String> {
+        let here = home.services.iter().filter(|s| s.active.as_deref() == Some(&r.name));
+        here.map(|s| s.name.clone()).collect()
+    };
+    match (format, name, lines.as_slice()) {
+        (Format::Table, Some(_), [one]) => print_line(&details::radiator(one, &hosts(one))),
+        (Format::Table, ..) => print_line(&radiator_table(&lines)),
+        (format, ..) => print_list(lines, format)?,
     }
+    quorum(&home)
 }
 
 pub fn services(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
-    let lines = pick(home(paths)?.services, name, |s| &s.name, "service")?;
-    match format {
-        Format::Json => print_json(&lines),
-        Format::Table => {
-            print_line(&service_table(&lines));
-            Ok(())
-        }
+    let home = home(paths)?;
+    let lines = pick(home.services.clone(), name, |s| &s.name, "service")?;
+    match (format, name, lines.as_slice()) {
+        (Format::Table, Some(_), [one]) => print_line(&details::service(one)),
+        (Format::Table, ..) => print_line(&service_table(&lines)),
+        (format, ..) => print_list(lines, format)?,
     }
+    quorum(&home)
 }
 
 pub fn volumes(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
-    let lines = pick(home(paths)?.volumes, name, |v| &v.name, "volume")?;
-    match format {
-        Format::Json => print_json(&lines),
-        Format::Table => {
-            print_line(&volume_table(&lines));
-            Ok(())
-        }
+    let home = home(paths)?;
+    let lines = pick(home.volumes.clone(), name, |v| &v.name, "volume")?;
+    match (format, name, lines.as_slice()) {
+        (Format::Table, Some(_), [one]) => print_line(&details::volume(one)),
+        (Format::Table, ..) => print_line(&volume_table(&lines)),
+        (format, ..) => print_list(lines, format)?,
     }
+    quorum(&home)
 }
 
 pub fn secrets(paths: &Paths, format: Format) -> Result<(), Refused> {
     let names: Vec<String> = client::ask_for(paths, &Request::Secrets)?;
     match format {
-        Format::Json => print_json(&names),
-        Format::Table => {
-            print_line(&table(["SECRET"], names.into_iter().map(|n| [n])));
-            Ok(())
-        }
+        Format::Table => print_line(&table(["SECRET"], names.into_iter().map(|n| [n]))),
+        format => print_list(names, format)?,
     }
+    Ok(())
+}
+
+pub fn mail_accounts(paths: &Paths, service: ServiceName, format: Format) -> Result<(), Refused> {
+    let lines: Vec<AccountLine> = client::ask_for(paths, &Request::MailAccounts { service })?;
+    let row = |a: AccountLine| [a.address, a.aliases.join(" "), a.from];
+    match format {
+        Format::Table => print_line(&table(["ACCOUNT", "ALIASES", "BELONGS TO"], lines.into_iter().map(row))),
+        format => print_list(lines, format)?,
+    }
+    Ok(())
 }
 
 pub fn explain(paths: &Paths, service: ServiceName, format: Format) -> Result<(), Refused> {
     let explained: Explanation = client::ask_for(paths, &Request::Explain { service })?;
-    if format == Format::Json {
-        return print_json(&explained);
+    if format != Format::Table {
+        return print(&explained, format);
     }
     print_line(&explained.reason.sentence);
     let rows = explained.reason.ranks.iter().enumerate().map(|(i, r)| {
@@ -233,14 +300,21 @@ pub fn logs(paths: &Paths, service: ServiceName, follow: bool, tail: u32) -> Res
 }
 
 pub fn events(paths: &Paths, follow: bool, format: Format) -> Result<(), Refused> {
+    let mut printed = Ok(());
     client::follow(paths, &Request::Events { follow }, None, |reply| {
         let Reply::Line(line) = reply else { return true };
         match (format, serde_json::from_str::<EventLine>(&line)) {
             (Format::Table, Ok(event)) => print_line(&format!("{}  {}", local_time(event.at_ms), event.text)),
+            (Format::Yaml, Ok(event)) => {
+                print_line("---");
+                printed = print(&event, format);
+            }
+            // A line each: JSON that a program can read while it comes.
             _ => print_line(&line),
         }
-        true
-    })
+        printed.is_ok()
+    })?;
+    printed
 }
 
 #[cfg(test)]
@@ -252,6 +326,22 @@ mod tests {
         assert_eq!(bytes(12), "12 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(50 << 30), "50.0 GiB");
+    }
+
+    #[test]
+    fn a_probe_is_told_with_its_age() {
+        let said = |healthy, trouble: &str| {
+            probe_words(Some(&ProbeReport {
+                healthy,
+                age_ms: 130_000,
+                trouble: trouble.into(),
+                legs: vec![],
+            }))
+        };
+        assert_eq!(said(Some(true), ""), "well, 2 min ago");
+        assert_eq!(said(Some(false), "login: no"), "sick: login: no, 2 min ago");
+        assert_eq!(said(None, "no greeting"), "not yet: no greeting, 2 min ago");
+        assert_eq!(probe_words(None), "-");
     }
 
     #[test]

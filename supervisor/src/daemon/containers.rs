@@ -1,4 +1,4 @@
-//! This radiator's containers: what each is to be, whether it is ready, what it does.
+//! This radiator's containers: whether each is ready, and what it does.
 
 use super::Context;
 use super::found::Seen;
@@ -6,14 +6,10 @@ use anyhow::{Context as _, bail};
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use thermidor_model::ServiceName;
 use thermidor_model::observe::Readiness;
-use thermidor_model::spec::{MailSpec, RecipeSpec, SecretName, ServiceSpec};
-use thermidor_model::state::State;
-use thermidor_model::{ServiceName, VolumeName};
-use thermidor_services::docker::{ContainerPlan, cgroup_of};
-use thermidor_services::recipe::{self, Ground, VolumePlace, mail};
+use thermidor_services::docker::cgroup_of;
 use tracing::{debug, info, warn};
 
 /// How often the engine is asked, beside its events.
@@ -25,125 +21,7 @@ const IMAGE_AGAIN: Duration = Duration::from_secs(10);
 /// How long to wait before the engine's events are asked for anew.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
 
-/// What each declared service's container is to be, or why that can't be said.
-type Plans = BTreeMap<ServiceName, Result<ContainerPlan, String>>;
-
-/// Plans of one applied state, and hashes of passwords that YAML refers to.
-#[derive(Default)]
-pub struct Workshop {
-    plans: Mutex<Option<(Arc<State>, Arc<Plans>)>>,
-    hashes: Mutex<BTreeMap<String, (String, String)>>,
-}
-
 impl Context {
-    /// The plans for the state as applied now.
-    fn plans(&self) -> Arc<Plans> {
-        let state = self.node.state().borrow().clone();
-        let mut kept = self.workshop.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, plans)) = kept.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &state)) {
-            return plans.clone();
-        }
-        let services = state.spec().map(|s| &s.services);
-        let plans = services.into_iter().flatten().map(|(name, spec)| {
-            let plan = self.plan(&state, name, spec).map_err(|e| format!("{e:#}"));
-            (name.clone(), plan)
-        });
-        let plans: Arc<Plans> = Arc::new(plans.collect());
-        *kept = Some((state, plans.clone()));
-        plans
-    }
-
-    fn plan(&self, state: &State, name: &ServiceName, spec: &ServiceSpec) -> anyhow::Result<ContainerPlan> {
-        let place = |volume: &VolumeName| {
-            let mount = self.paths.volume(volume.as_str()).join("mnt");
-            (volume.clone(), VolumePlace { folder: mount.clone(), mountpoint: Some(mount) })
-        };
-        let volumes: BTreeMap<_, _> = spec.volumes.iter().map(|m| place(&m.volume)).collect();
-        let config = self.paths.service(name.as_str()).join("config");
-        // Docker makes no container whose mountpoints don't exist; what may not be empty is asked at the start.
-        for place in volumes.values() {
-            std::fs::create_dir_all(&place.folder).with_context(|| place.folder.display().to_string())?;
-        }
-        std::fs::create_dir_all(&config).with_context(|| config.display().to_string())?;
-        if let Some(RecipeSpec::Mail(settings)) = &spec.recipe {
-            self.write_mail_config(state, name, settings, &config)?;
-        }
-        let ground = Ground {
-            volumes: &volumes,
-            config: &config,
-            secret: &|secret| self.secret(state, secret),
-            context: &|hash| state.contexts.get(hash).map(|b| bytes::Bytes::from(b.clone())),
-        };
-        Ok(recipe::resolve(name, spec, &ground)?)
-    }
-
-    fn secret(&self, state: &State, name: &SecretName) -> Option<String> {
-        let opened = self.keys.open(&name.0, state.secrets.get(&name.0)?);
-        opened.inspect_err(|e| warn!("secret {}: {e:#}", name.0)).ok()
-    }
-
-    /// Accounts of YAML and CLI, and a certificate of the home's authority.
-    fn write_mail_config(
-        &self,
-        state: &State,
-        name: &ServiceName,
-        settings: &MailSpec,
-        folder: &std::path::Path,
-    ) -> anyhow::Result<()> {
-        let mut accounts = BTreeMap::new();
-        for (account, declared) in &settings.accounts {
-            let secret = &declared.password;
-            let password = self
-                .secret(state, secret)
-                .with_context(|| format!("run `thermidor secret set {}`", secret.0))?;
-            let password_hash = self.hash(&format!("{name}/{account}"), &password)?;
-            accounts
-                .insert(account.clone(), mail::Account { password_hash, aliases: declared.aliases.clone() });
-        }
-        for (account, made) in state.mail_accounts.get(name).into_iter().flatten() {
-            let password_hash = made.password_hash.clone();
-            accounts.insert(account.clone(), mail::Account { password_hash, aliases: made.aliases.clone() });
-        }
-        let (certificate_pem, key_pem) = self.certificate(name, &settings.hostname)?;
-        let config = mail::MailConfig {
-            domain: settings.domain.clone(),
-            hostname: settings.hostname.clone(),
-            message_max_bytes: settings.message_max_bytes,
-            accounts,
-            certificate_pem,
-            key_pem,
-        };
-        if mail::write_config(folder, &config)? {
-            info!(service = %name, "its accounts or certificate were written anew");
-        }
-        Ok(())
-    }
-
-    /// The hash of a password; the same one for as long as the password stays.
-    fn hash(&self, whose: &str, password: &str) -> anyhow::Result<String> {
-        let mut hashes = self.workshop.hashes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, hash)) = hashes.get(whose).filter(|(of, _)| of == password) {
-            return Ok(hash.clone());
-        }
-        let hash = mail::hash_password(password)?;
-        hashes.insert(whose.to_string(), (password.to_string(), hash.clone()));
-        Ok(hash)
-    }
-
-    /// A service's certificate on this radiator, made once for a host name.
-    fn certificate(&self, name: &ServiceName, host: &str) -> anyhow::Result<(String, String)> {
-        let dir = self.paths.service(name.as_str()).join("tls").join(host);
-        let (pem, key) = (dir.join("pem"), dir.join("key"));
-        if pem.exists() && key.exists() {
-            return Ok((std::fs::read_to_string(pem)?, std::fs::read_to_string(key)?));
-        }
-        let (pem_text, key_text) = self.node.identity().authority()?.issue_for_service(host)?;
-        std::fs::create_dir_all(&dir)?;
-        write_private(&key, &key_text)?;
-        write_private(&pem, &pem_text)?;
-        Ok((pem_text, key_text))
-    }
-
     /// Has the image here and the container created.
     pub async fn prepare(&self, service: &ServiceName) -> anyhow::Result<()> {
         let ready = match self.plans().get(service) {
@@ -190,17 +68,23 @@ impl Context {
         let seen: BTreeMap<ServiceName, Seen> = listed
             .into_iter()
             .map(|found| {
-                let plan = plans.get(&found.service).and_then(|p| p.as_ref().ok());
-                let current = plan.is_some_and(|p| p.hash() == found.plan_hash);
+                let current = match plans.get(&found.service) {
+                    Some(Ok(plan)) => plan.hash() == found.plan_hash,
+                    // What it is to be can't be said (a secret is missing): that ends nothing that runs.
+                    Some(Err(_)) => found.running,
+                    None => false,
+                };
                 let ip = found.address;
                 (found.service.clone(), Seen { found, current, ip })
             })
             .collect();
         let mut found = self.shared.lock();
         for (service, ready) in &seen {
-            if ready.current {
-                found.readiness.insert(service.clone(), Readiness::Ready);
-            }
+            match plans.get(service) {
+                Some(Err(why)) => found.readiness.insert(service.clone(), Readiness::Failed(why.clone())),
+                _ if ready.current => found.readiness.insert(service.clone(), Readiness::Ready),
+                _ => None,
+            };
         }
         let told = |s: &BTreeMap<ServiceName, Seen>| {
             s.iter().map(|(n, s)| (n.clone(), s.found.running, s.found.epoch, s.ip)).collect::<Vec<_>>()
@@ -235,15 +119,6 @@ impl Context {
         let cgroup = cgroup_of(pid).with_context(|| format!("control group of process {pid}"))?;
         self.guard.expect(service, epoch, cgroup.folder().to_path_buf(), Some(pid)).await
     }
-}
-
-fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    Ok(file.sync_all()?)
 }
 
 /// Looks for as long as the daemon lives: at the engine's events, and now and then anyway.

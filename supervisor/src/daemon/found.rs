@@ -1,5 +1,6 @@
 //! What is found on this radiator, gathered by whoever looks and read by the owner loop.
 
+use super::health::Health;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,8 +55,8 @@ pub struct Found {
     pub fenced: BTreeMap<ServiceName, u64>,
     /// Why the guard does not answer, if it does not.
     pub guard_trouble: Option<String>,
-    /// Health by probe.
-    pub healthy: BTreeMap<ServiceName, (bool, String)>,
+    /// Probes of what runs here as active.
+    pub probes: BTreeMap<ServiceName, Health>,
     /// Services that are being stopped on purpose.
     pub stopping: BTreeSet<ServiceName>,
     /// What the last steps failed at.
@@ -135,13 +136,13 @@ impl Found {
         let seen = self.containers.get(service)?;
         let ends = self.ends.get(service).filter(|e| e.epoch == seen.found.epoch || !seen.found.running);
         let steady = ends.is_some_and(|e| seen.found.running && now.duration_since(e.last) > STEADY);
-        let health = self.healthy.get(service).filter(|_| seen.found.running);
+        let health = self.probes.get(service).filter(|h| seen.found.running && h.is_of(&seen.found));
         let trouble = self.step_troubles.get(service);
-        let detail = ends.map(|e| e.detail.clone()).or(health.map(|h| h.1.clone())).or(trouble.cloned());
+        let detail = ends.map(|e| e.detail.clone()).or(health.and_then(Health::trouble)).or(trouble.cloned());
         Some(Instance {
             epoch: seen.found.epoch,
             running: seen.found.running,
-            healthy: health.map(|h| h.0),
+            healthy: health.and_then(Health::healthy),
             ended_count: ends.filter(|_| !steady).map_or(0, |e| e.count),
             detail: detail.unwrap_or_default(),
         })

@@ -4,10 +4,16 @@ mod climate;
 mod containers;
 mod found;
 mod guard_link;
+mod health;
 mod leader;
+mod log_lines;
+mod mail_files;
 mod notifier;
 mod orders;
+mod plans;
+mod prober;
 mod radiator;
+mod removals;
 mod report;
 mod routes;
 mod serve;
@@ -17,11 +23,11 @@ mod worker;
 use crate::paths::Paths;
 use anyhow::Context as _;
 use bytes::Bytes;
-use containers::Workshop;
 use found::Shared;
 use futures::FutureExt;
 use guard_link::Guard;
 use leader::Leader;
+use plans::Workshop;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -80,11 +86,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     options.paths.create().with_context(|| options.paths.data.display().to_string())?;
     let identity = Identity::load(&options.paths.data)?;
     let desk: Arc<OnceLock<Leader>> = Arc::default();
+    let here: Arc<OnceLock<Context>> = Arc::default();
     let node = Node::start(StartOptions {
         data: options.paths.data.clone(),
         listen: options.listen,
         advertise: Some(options.listen),
-        handlers: handlers(desk.clone()),
+        handlers: handlers(desk.clone(), here.clone()),
         snapshot_every: None,
     })
     .await?;
@@ -92,6 +99,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     info!(node = node.id(), address = %node.address(), "this radiator is up");
 
     let context = context(&options, &identity, node.clone(), leader.clone())?;
+    let context = here.get_or_init(|| context).clone();
     let listener = serve::listen(&context).context("the command socket")?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(leader.run());
@@ -103,6 +111,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(containers::run(context.clone()));
         tasks.spawn(routes::run(context.clone()));
         tasks.spawn(radiator::run(context.clone()));
+        tasks.spawn(prober::run(context.clone()));
+        tasks.spawn(removals::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {
@@ -135,7 +145,10 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
 }
 
 /// What this member answers the others, beside consensus.
-fn handlers(desk: Arc<OnceLock<Leader>>) -> BTreeMap<&'static str, thermidor_raft::Handler> {
+fn handlers(
+    desk: Arc<OnceLock<Leader>>,
+    here: Arc<OnceLock<Context>>,
+) -> BTreeMap<&'static str, thermidor_raft::Handler> {
     let early = || "this member has just started".to_string();
     let mut handlers: BTreeMap<&'static str, thermidor_raft::Handler> = BTreeMap::new();
     let at = desk.clone();
@@ -186,6 +199,11 @@ fn handlers(desk: Arc<OnceLock<Leader>>) -> BTreeMap<&'static str, thermidor_raf
         .boxed()
     };
     handlers.insert("view", Arc::new(view));
+    let logs = move |_, body: Bytes| {
+        let context = here.get().cloned();
+        async move { log_lines::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("logs", Arc::new(logs));
     handlers
 }
 
@@ -256,6 +274,12 @@ impl Keys {
         let key =
             self.0.as_ref().context("this member is a witness and holds no home key: ask a radiator")?;
         Ok(key.seal(name, value)?)
+    }
+
+    /// Secret bytes that every radiator of this home draws alike.
+    pub fn derive(&self, purpose: &str) -> anyhow::Result<[u8; 32]> {
+        let key = self.0.as_ref().context("this member is a witness and holds no home key")?;
+        Ok(key.derive(purpose))
     }
 
     /// Opens a secret.

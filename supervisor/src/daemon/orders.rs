@@ -1,12 +1,12 @@
 //! What a person orders through the CLI, turned into commands of the home.
 
 use super::{Context, within};
-use crate::api::view::{Explanation, Home, LeaderView, VERSION};
+use crate::api::view::{AccountLine, Explanation, Home, LeaderView, VERSION};
 use crate::api::{Refused, Request};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
-use thermidor_model::spec::RecipeSpec;
+use thermidor_model::spec::{PROBE_ACCOUNT, RecipeSpec};
 use thermidor_model::state::{MailAccount, Off};
 use thermidor_model::{Command, NodeId, Outcome, RadiatorName, ServiceName, State, VolumeName};
 use thermidor_raft::ProposeError;
@@ -56,8 +56,6 @@ impl Context {
     fn command(&self, state: &State, request: Request) -> Result<Command, Refused> {
         Ok(match request {
             Request::Apply { revision_was, text, spec, keep_overrides, contexts } => {
-                let contexts = contexts.into_iter().map(|(hash, hex)| Ok((hash, from_hex(&hex)?)));
-                let contexts = contexts.collect::<Result<BTreeMap<_, _>, Refused>>()?;
                 Command::Declare { revision_was, text, spec, keep_overrides, contexts }
             }
             Request::Off { radiator, until_ms, power_off } => {
@@ -76,6 +74,7 @@ impl Context {
             Request::MailAccount { service, account, password, aliases, remove } => {
                 mail_account(state, service, account, password, aliases, remove)?
             }
+            Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
             Request::Promote { volume, radiator } => promote(state, volume, &radiator)?,
             other => return Err(Refused::because(format!("{other:?} is no order"))),
         })
@@ -136,14 +135,15 @@ fn mail_accounts(state: &State, service: &ServiceName) -> Result<Value, Refused>
     let Some(RecipeSpec::Mail(mail)) = spec.and_then(|s| s.recipe.as_ref()) else {
         return Err(Refused::because(format!("{service} is no mail service: give --service")));
     };
-    let line = |name: &str, aliases: &BTreeSet<String>, from: &str| {
-        let aliases: Vec<_> = aliases.iter().cloned().collect();
-        let also = if aliases.is_empty() { String::new() } else { format!(", also {}", aliases.join(", ")) };
-        format!("{name}@{} ({from}{also})", mail.domain)
+    let line = |name: &str, aliases: &BTreeSet<String>, from: &str| AccountLine {
+        address: format!("{name}@{}", mail.domain),
+        aliases: aliases.iter().cloned().collect(),
+        from: from.into(),
     };
-    let mut lines: Vec<String> = mail.accounts.iter().map(|(n, a)| line(n, &a.aliases, "YAML")).collect();
+    let declared = mail.accounts.iter().map(|(n, a)| line(n, &a.aliases, "home.yaml"));
     let made = state.mail_accounts.get(service).into_iter().flatten();
-    lines.extend(made.map(|(n, a)| line(n, &a.aliases, "command line")));
+    let lines: Vec<AccountLine> =
+        declared.chain(made.map(|(n, a)| line(n, &a.aliases, "command line"))).collect();
     value(&lines)
 }
 
@@ -160,6 +160,11 @@ fn mail_account(
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
     let names = std::iter::once(&account).chain(aliases.iter().flatten());
+    if names.clone().any(|n| n == PROBE_ACCOUNT) {
+        return Err(Refused::because(format!(
+            "{PROBE_ACCOUNT} is the mailbox of the home's own probe: take another name"
+        )));
+    }
     if let Some(bad) = names.into_iter().find(|n| n.is_empty() || n.len() > 64 || !n.chars().all(plain)) {
         return Err(Refused::because(format!("`{bad}` is no local part: use a-z, 0-9, `.`, `_` and `-`")));
     }
@@ -187,25 +192,10 @@ fn promote(state: &State, volume: VolumeName, radiator: &RadiatorName) -> Result
     Ok(Command::Promote { epoch: v.epoch, set_was: v.set_version, volume, node })
 }
 
-/// Hex as two digits a byte.
-fn from_hex(text: &str) -> Result<Vec<u8>, Refused> {
-    let digits = text.as_bytes();
-    let pair = |p: &[u8]| std::str::from_utf8(p).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
-    let bytes: Option<Vec<u8>> =
-        if digits.len().is_multiple_of(2) { digits.chunks(2).map(pair).collect() } else { None };
-    bytes.ok_or_else(|| Refused::because("a build context is not in hex"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use thermidor_model::testing::serving_home;
-
-    #[test]
-    fn hex_goes_there_and_nonsense_is_refused() {
-        assert_eq!(from_hex("00ff"), Ok(vec![0, 255]));
-        assert!(from_hex("0").is_err() && from_hex("zz").is_err());
-    }
 
     #[test]
     fn an_order_about_nobody_names_the_command_that_lists_them() {

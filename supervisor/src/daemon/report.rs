@@ -81,6 +81,7 @@ fn draw(context: &Context, state: &State, climate: Reading) -> Report {
         images,
         instances: declared().filter_map(|s| Some((s.clone(), found.instance(s, at)?))).collect(),
         replicas: found.replicas.clone(),
+        probes: found.probes.iter().filter_map(|(s, h)| Some((s.clone(), h.report(at)?))).collect(),
         troubles,
     }
 }

@@ -1,7 +1,8 @@
 //! The Unix socket on which the CLI asks: one request a connection, bounded in size and number.
 
 use super::Context;
-use crate::api::view::EventLine;
+use super::log_lines::{Asked, LINES_MAX};
+use crate::api::view::{EventLine, VERSION};
 use crate::api::{LINE_MAX, Refused, Reply, Request};
 use anyhow::Context as _;
 use futures::{SinkExt, StreamExt};
@@ -24,6 +25,9 @@ const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// How long a line of an answer may wait for whoever asked to take it.
 const TAKE_MAX: Duration = Duration::from_secs(30);
+
+/// How often a reader who follows gets what is new.
+const LINES_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 type Line = Framed<UnixStream, LinesCodec>;
 
@@ -85,6 +89,7 @@ async fn say(line: &mut Line, reply: Reply) -> anyhow::Result<()> {
     Ok(timeout(TAKE_MAX, sent).await.context("its answer is not taken")??)
 }
 
+/// The last lines, then what comes, also when the service moves meanwhile.
 async fn logs(
     context: &Context,
     line: &mut Line,
@@ -92,29 +97,29 @@ async fn logs(
     follow: bool,
     tail: u32,
 ) -> anyhow::Result<()> {
-    let state = context.node.state().borrow().clone();
-    let refusal = match state.services.get(&service) {
-        None => Some(format!("there is no service {service}: `thermidor service ls` lists them")),
-        Some(s) if s.active.is_some_and(|n| n != context.node.id()) => {
-            let name = s.active.map(|n| state.name_of(n)).unwrap_or_default();
-            Some(format!("{service} runs on {name}: run `thermidor logs {service}` there"))
+    let mut asked = Asked { service, tail, after: None };
+    loop {
+        match context.lines(&asked).await {
+            Ok(lines) => {
+                for said in lines {
+                    asked.after = Some(said.at);
+                    asked.tail = LINES_MAX;
+                    say(line, Reply::Line(said.text)).await?;
+                }
+            }
+            // While it moves nobody has it; a reader who follows waits for the next.
+            Err(e) if follow && asked.after.is_some() => debug!("{e}"),
+            Err(e) => return say(line, Reply::Refused(Refused::because(e))).await,
         }
-        Some(_) => None,
-    };
-    if let Some(text) = refusal {
-        return say(line, Reply::Refused(Refused::because(text))).await;
-    }
-    let mut lines = match context.engine.logs(&service, follow, Some(tail as usize)).await {
-        Ok(lines) => Box::pin(lines),
-        Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
-    };
-    while let Some(text) = lines.next().await {
-        match text {
-            Ok(said) => say(line, Reply::Line(said.text)).await?,
-            Err(e) => return say(line, Reply::Refused(Refused::because(e.to_string()))).await,
+        if !follow {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = tokio::time::sleep(LINES_EVERY) => {}
+            // A reader never writes again: this is its end.
+            _ = line.next() => return Ok(()),
         }
     }
-    Ok(())
 }
 
 async fn events(context: &Context, line: &mut Line, follow: bool) -> anyhow::Result<()> {
@@ -128,11 +133,21 @@ async fn events(context: &Context, line: &mut Line, follow: bool) -> anyhow::Res
         for event in fresh {
             seen = event.number;
             let mailed = event.weight == Weight::Mail;
-            let event = EventLine { number: event.number, at_ms: event.at_ms, mailed, text: event.text };
+            let event = EventLine {
+                version: VERSION,
+                number: event.number,
+                at_ms: event.at_ms,
+                mailed,
+                text: event.text,
+            };
             say(line, Reply::Line(serde_json::to_string(&event)?)).await?;
         }
-        if !follow || state.changed().await.is_err() {
+        if !follow {
             return Ok(());
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return Ok(()) },
+            _ = line.next() => return Ok(()),
         }
     }
 }

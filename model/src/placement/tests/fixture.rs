@@ -216,6 +216,7 @@ impl Home {
                     (name.clone(), ReplicaReport { epoch: v.epoch, state, behind_bytes: 0, used_bytes: 0 })
                 })
                 .collect(),
+            probes: BTreeMap::new(),
             troubles: vec![],
         }
     }

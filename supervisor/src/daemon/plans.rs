@@ -1,0 +1,70 @@
+//! What each container is to be: the declaration, on the ground that this radiator offers.
+
+use super::Context;
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use thermidor_model::spec::{RecipeSpec, SecretName, ServiceSpec};
+use thermidor_model::state::State;
+use thermidor_model::{ServiceName, VolumeName};
+use thermidor_services::docker::ContainerPlan;
+use thermidor_services::recipe::{self, Ground, VolumePlace};
+use tracing::warn;
+
+/// What each declared service's container is to be, or why that can't be said.
+type Plans = BTreeMap<ServiceName, Result<ContainerPlan, String>>;
+
+/// Plans of one applied state, and hashes of passwords that YAML refers to.
+#[derive(Default)]
+pub struct Workshop {
+    plans: Mutex<Option<(Arc<State>, Arc<Plans>)>>,
+    pub(super) hashes: Mutex<BTreeMap<String, (String, String)>>,
+}
+
+impl Context {
+    /// The plans for the state as applied now.
+    pub(super) fn plans(&self) -> Arc<Plans> {
+        let state = self.node.state().borrow().clone();
+        let mut kept = self.workshop.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plans)) = kept.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &state)) {
+            return plans.clone();
+        }
+        let services = state.spec().map(|s| &s.services);
+        let plans = services.into_iter().flatten().map(|(name, spec)| {
+            let plan = self.plan(&state, name, spec).map_err(|e| format!("{e:#}"));
+            (name.clone(), plan)
+        });
+        let plans: Arc<Plans> = Arc::new(plans.collect());
+        *kept = Some((state, plans.clone()));
+        plans
+    }
+
+    fn plan(&self, state: &State, name: &ServiceName, spec: &ServiceSpec) -> anyhow::Result<ContainerPlan> {
+        let place = |volume: &VolumeName| {
+            let mount = self.paths.volume(volume.as_str()).join("mnt");
+            (volume.clone(), VolumePlace { folder: mount.clone(), mountpoint: Some(mount) })
+        };
+        let volumes: BTreeMap<_, _> = spec.volumes.iter().map(|m| place(&m.volume)).collect();
+        let config = self.paths.service(name.as_str()).join("config");
+        // Docker makes no container whose mountpoints don't exist; what may not be empty is asked at the start.
+        for place in volumes.values() {
+            std::fs::create_dir_all(&place.folder).with_context(|| place.folder.display().to_string())?;
+        }
+        std::fs::create_dir_all(&config).with_context(|| config.display().to_string())?;
+        if let Some(RecipeSpec::Mail(settings)) = &spec.recipe {
+            self.write_mail_config(state, name, settings, &config)?;
+        }
+        let ground = Ground {
+            volumes: &volumes,
+            config: &config,
+            secret: &|secret| self.secret(state, secret),
+            context: &|hash| state.contexts.get(hash).map(|b| bytes::Bytes::copy_from_slice(b)),
+        };
+        Ok(recipe::resolve(name, spec, &ground)?)
+    }
+
+    pub(super) fn secret(&self, state: &State, name: &SecretName) -> Option<String> {
+        let opened = self.keys.open(&name.0, state.secrets.get(&name.0)?);
+        opened.inspect_err(|e| warn!("secret {}: {e:#}", name.0)).ok()
+    }
+}

@@ -1,0 +1,240 @@
+//! The verbs of the command line against a running home, as a person and as a program use them.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use thermidor_supervisor::demo::lab::Radiator;
+use thermidor_supervisor::demo::lab::command::until;
+use thermidor_tests::record::{RADIATORS, RecordHome, SERVICE};
+
+fn ask(radiator: &Radiator, line: &str) -> Output {
+    let args: Vec<&str> = line.split(' ').collect();
+    radiator.thermidor(&args, 30).unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+fn out(said: &Output) -> String {
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
+/// The exit code and what was said on standard error.
+fn refused(radiator: &Radiator, line: &str) -> (Option<i32>, String) {
+    let said = ask(radiator, line);
+    (said.status.code(), String::from_utf8_lossy(&said.stderr).into_owned())
+}
+
+fn json(radiator: &Radiator, line: &str) -> Value {
+    let said = ask(radiator, &format!("{line} -o json"));
+    assert!(said.status.success(), "{line}: {said:?}");
+    serde_json::from_slice(&said.stdout).unwrap_or_else(|e| panic!("{line}: {e}: {}", out(&said)))
+}
+
+/// A command that goes on, and its lines as they come.
+struct Followed {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Followed {
+    fn start(radiator: &Radiator, line: &str) -> Self {
+        let args: Vec<&str> = line.split(' ').collect();
+        let mut command = radiator.thermidor_command(&args, 120).unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (to, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if to.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these words.
+    fn hears(&self, words: &str) {
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(40));
+            let line = line.unwrap_or_else(|e| panic!("`{words}` never comes: {e}"));
+            if line.contains(words) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn reading_verbs_answer_in_three_forms(home: &RecordHome, active: &str) {
+    let salon = home.radiator("salon").unwrap();
+    for line in [
+        "status",
+        "explain record",
+        "radiator ls",
+        "radiator show salon",
+        "service ls",
+        "service show record",
+        "volume ls",
+        "volume show record",
+        "secret ls",
+        "ps",
+        "top",
+        "doctor",
+    ] {
+        assert_eq!(json(salon, line)["version"], 1, "{line}");
+        let yaml = ask(salon, &format!("{line} -o yaml"));
+        assert!(yaml.status.success() && out(&yaml).lines().any(|l| l == "version: 1"), "{line}: {yaml:?}");
+        let table = ask(salon, line);
+        assert!(table.status.success() && !out(&table).trim().is_empty(), "{line}: {table:?}");
+    }
+    let address = salon.address().to_string();
+    let shown = json(salon, "radiator show salon")["items"][0].clone();
+    assert!(shown["address"].as_str().unwrap().starts_with(&address), "{shown}");
+    assert!(out(&ask(salon, "radiator show salon")).contains(&address));
+    assert_eq!(json(salon, "service show record")["items"][0]["active"], active);
+    let volume = out(&ask(salon, "volume show record"));
+    assert_eq!(volume.matches("in sync").count(), 3, "{volume}");
+    assert!(out(&ask(salon, "top")).contains("W given"));
+    let explained = json(salon, "explain record");
+    assert_eq!(explained["reason"]["ranks"].as_array().unwrap().len(), 3);
+    assert!(out(&ask(salon, "ps")).contains(active));
+}
+
+fn what_needs_no_home_is_there(home: &RecordHome) {
+    let salon = home.radiator("salon").unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let text = out(&ask(salon, &format!("completions {shell}")));
+        assert!(text.contains("thermidor") && text.contains("promote"), "{shell}");
+    }
+    assert!(out(&ask(salon, "man")).contains(".TH thermidor"));
+    assert!(out(&ask(salon, "man volume")).contains("promote"));
+    let schema: Value = serde_json::from_slice(&ask(salon, "schema").stdout).unwrap();
+    assert!(schema["properties"]["services"].is_object());
+}
+
+fn refusals_have_their_code_and_name_the_next_command(home: &RecordHome) {
+    let salon = home.radiator("salon").unwrap();
+    for (line, words) in [
+        ("volume show nope", "thermidor volume ls"),
+        ("radiator show nope", "thermidor radiator ls"),
+        ("service show nope", "thermidor service ls"),
+        ("logs nope", "thermidor service ls"),
+        ("explain nope", "thermidor service ls"),
+        ("move record nope", "thermidor radiator ls"),
+        ("target nope 20", "thermidor radiator ls"),
+        ("target salon warm", "20.5"),
+        ("man frobnicate", "thermidor help"),
+        ("volume rm nope --yes", "thermidor volume ls"),
+        ("volume rm record --yes", "thermidor apply"),
+        ("volume promote record bureau", "--accept-loss"),
+        ("mail account ls", "--service"),
+        ("secret rm nope", "thermidor secret ls"),
+        ("leave bureau --stolen", "thermidor leave bureau"),
+    ] {
+        let (code, said) = refused(salon, line);
+        assert_eq!(code, Some(1), "{line}: {said}");
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    for line in ["frobnicate", "status -o csv", "volume rm", "radiator show Not-A-Name", "leave --stolen"] {
+        let (code, said) = refused(salon, line);
+        assert_eq!(code, Some(2), "{line}: {said}");
+    }
+}
+
+fn followers_hear_what_comes_wherever_they_sit(home: &RecordHome, active: &str) {
+    let standby = RADIATORS.iter().find(|r| **r != active).unwrap();
+    let radiator = home.radiator(standby).unwrap();
+    let tail = |name: &str| out(&ask(home.radiator(name).unwrap(), "logs record --tail 5"));
+    assert!(tail(active).contains("listening"), "{}", tail(active));
+    assert_eq!(tail(standby), tail(active), "any radiator tells the same");
+    let events = Followed::start(radiator, "events -f -o json");
+    let logs = Followed::start(radiator, "logs record -f");
+    logs.hears("listening");
+    let aimed = ask(radiator, "target salon 21.5");
+    assert!(aimed.status.success(), "{aimed:?}");
+    events.hears("salon is wanted at 21.5");
+    assert!(ask(radiator, "target salon yaml").status.success());
+    home.home.type_on(standby, &["move", SERVICE, standby]).unwrap();
+    // The new instance, on another radiator, is followed too.
+    logs.hears("listening");
+}
+
+#[test]
+fn every_verb_does_what_it_says() {
+    let home = RecordHome::form("verbs").unwrap();
+    let active = home.active().unwrap();
+    reading_verbs_answer_in_three_forms(&home, &active);
+    what_needs_no_home_is_there(&home);
+    refusals_have_their_code_and_name_the_next_command(&home);
+    followers_hear_what_comes_wherever_they_sit(&home, &active);
+    home.healed().unwrap();
+
+    // Without a majority what was known is shown, and the exit says so.
+    for name in ["bureau", "ballon"] {
+        home.radiator(name).unwrap().power_off().unwrap();
+    }
+    let salon = home.radiator("salon").unwrap();
+    until(Duration::from_secs(20), "the leader to be missed", || {
+        Ok((ask(salon, "status").status.code() == Some(3)).then_some(()))
+    })
+    .unwrap();
+    for line in ["status -o json", "volume ls", "radiator show salon", "top --once", "explain record"] {
+        assert_eq!(refused(salon, line).0, Some(3), "{line}");
+    }
+    let shown: Value = serde_json::from_slice(&ask(salon, "status -o json").stdout).unwrap();
+    assert_eq!((&shown["quorum"], &shown["services"][0]["name"]), (&false.into(), &SERVICE.into()));
+    let (code, said) = refused(salon, "doctor");
+    assert!(code == Some(1) && !said.is_empty(), "{said}");
+}
+
+fn image(home: &RecordHome, radiator: &str) -> Result<bool> {
+    let folder = home.radiator(radiator)?.dir().join("data/volumes").join(SERVICE);
+    folder.try_exists().with_context(|| folder.display().to_string())
+}
+
+#[test]
+fn a_removed_volume_goes_from_every_radiator_also_from_one_that_was_away() {
+    let mut home = RecordHome::form("volume-rm").unwrap();
+    let active = home.active().unwrap();
+    let away = RADIATORS.iter().find(|r| **r != active).unwrap();
+    home.sit_away_from(&[away]).unwrap();
+    home.radiator(away).unwrap().power_off().unwrap();
+    let radiators: String =
+        RADIATORS.iter().map(|name| format!("  {name}: {{ heats: room, power: 250 }}\n")).collect();
+    home.home.apply(&format!("home: maison\nradiators:\n{radiators}")).unwrap();
+    home.home.wait(60, "the service to be gone", |s| s.services.is_empty()).unwrap();
+    let seat = RADIATORS.iter().find(|r| *r != away).unwrap();
+    let seat = home.radiator(seat).unwrap();
+    let (code, said) = refused(seat, "volume rm record");
+    assert!(code == Some(1) && said.contains("--yes"), "nobody agreed: {said}");
+    assert!(RADIATORS.iter().all(|r| image(&home, r).unwrap()), "a refusal removes nothing");
+
+    let removed = ask(seat, "volume rm record --yes");
+    assert!(removed.status.success(), "{removed:?}");
+    until(Duration::from_secs(30), "the images to go", || {
+        Ok(RADIATORS.iter().all(|r| image(&home, r).is_ok_and(|there| there == (r == away))).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(json(seat, "volume ls")["items"], Value::Array(vec![]));
+    home.radiator(away).unwrap().power_on().unwrap();
+    until(Duration::from_secs(60), "the image of the one that was away", || {
+        Ok(image(&home, away).is_ok_and(|there| !there).then_some(()))
+    })
+    .unwrap();
+    assert!(home.radiator(away).unwrap().pids_of("volume-process").is_empty());
+    until(Duration::from_secs(10), "the word of it", || {
+        let said = out(&ask(seat, "events"));
+        Ok(said.contains(&format!("the image of record on {away} is removed")).then_some(()))
+    })
+    .unwrap();
+}
