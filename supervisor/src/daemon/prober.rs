@@ -316,6 +316,40 @@ mod tests {
     }
 
     #[test]
+    fn a_given_certificate_that_ends_is_spoken_of_once_a_day() {
+        let mut state = serving_home(3, 1);
+        let mut own = rcgen::CertificateParams::new(vec!["mail.example.org".into()]).unwrap();
+        own.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        let chain_pem = own.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        let ends_ms = certificate::ends_ms(&chain_pem).unwrap();
+        let certificate = thermidor_model::spec::CertificateSpec {
+            chain_pem,
+            key: thermidor_model::spec::SecretName("k".into()),
+            key_file: None,
+        };
+        let settings = MailSpec {
+            domain: "example.org".into(),
+            hostname: "mail.example.org".into(),
+            accounts: BTreeMap::new(),
+            message_max_bytes: 1000,
+            certificate: Some(certificate),
+            probe_every_s: 300,
+        };
+        let declared = state.declared.as_mut().unwrap();
+        let spec = declared.spec.services.get_mut(&service()).unwrap();
+        spec.recipe = Some(RecipeSpec::Mail(settings));
+        assert_eq!(ending(&state, &service(), ends_ms - 15 * DAY_MS), None);
+        let at_ms = ends_ms - 9 * DAY_MS;
+        let text = ending(&state, &service(), at_ms).unwrap();
+        assert!(text.contains("ends in 9 days") && text.contains("thermidor apply"), "{text}");
+        let command = Command::Tell { weight: Weight::Mail, key: ending_key(&service()), text };
+        state.apply(&Proposal { at_ms, command });
+        assert_eq!(ending(&state, &service(), at_ms + DAY_MS / 2), None, "told today");
+        assert!(ending(&state, &service(), at_ms + 2 * DAY_MS).unwrap().contains("7 days"));
+        assert!(ending(&state, &service(), ends_ms + 1).unwrap().contains("has ended"));
+    }
+
+    #[test]
     fn yacy_is_waited_for_longer_than_its_longest_rebuild_and_a_plain_image_is_not_asked() {
         let mut spec = thermidor_model::testing::service_on(thermidor_model::testing::box_volume());
         assert_eq!(rhythm(&spec), None);
