@@ -79,6 +79,7 @@ fn imap_strings_are_quoted_so_that_nothing_can_be_slipped_in() {
 fn mail_probe(port: u16, authority_pem: &str) -> Probe {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     Probe::Mail(Box::new(MailProbe {
+        smtp: None,
         submission: address,
         imap: address,
         server_name: "mail.example.org".into(),
@@ -86,6 +87,7 @@ fn mail_probe(port: u16, authority_pem: &str) -> Probe {
         user: "marie".into(),
         address: "marie@example.org".into(),
         password: "sesame".into(),
+        own_mailbox: false,
         limit: LIMIT,
     }))
 }
