@@ -30,6 +30,13 @@ fn the_active_cut_off_hands_over_and_what_it_had_acknowledged_is_there() {
     };
     let delivered = home.through(cut).unwrap();
     println!("active cut off: longest gap {} ms", delivered.longest_gap_ms);
+    // Having been fenced there does not keep it away for ever.
+    let back = |home: &RecordHome| -> Result<()> {
+        home.home.type_here(&["move", "record", &active])?;
+        home.home.wait(30, "the way back", |s| s.runs_on("record") == Some(&active))?;
+        Ok(())
+    };
+    home.through(back).unwrap();
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A home that gets smaller and grows again: radiators switched off for the summer, one that is silent
-//! for long, one that was away for long.
+//! for long, one that was away for long, a majority that is gone for good.
 
 #![forbid(unsafe_code)]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use thermidor_supervisor::api::{Request, client};
 use thermidor_supervisor::demo::home::Status;
@@ -99,4 +99,71 @@ fn a_silent_voter_is_replaced_and_whoever_was_away_for_long_comes_back_by_snapsh
         Ok(())
     };
     home.through(silence).unwrap();
+}
+
+/// What runs on a radiator of this home.
+fn running(home: &RecordHome, name: &str) -> Result<String> {
+    let list = ["ps", "--filter", "label=thermidor.home", "--format", "{{.Names}}"];
+    Ok(home.radiator(name)?.run("docker", &list)?)
+}
+
+/// A machine that starts with nothing, as a new one.
+fn start_anew(home: &RecordHome, name: &str) -> Result<()> {
+    let radiator = home.radiator(name)?;
+    for unit in ["run", "guard", "ingress"] {
+        radiator.remove_unit(unit)?;
+    }
+    radiator.power_off()?;
+    let data = radiator.dir().join("data");
+    std::fs::rename(&data, radiator.dir().join("data.away")).context("put its data aside")?;
+    std::fs::create_dir(&data).context("an empty folder")?;
+    radiator.power_on()?;
+    radiator.engine_ready()?;
+    home.home.join(name, &[])?;
+    home.home.start_units(name, true)
+}
+
+#[test]
+fn when_the_majority_is_gone_for_good_one_radiator_is_the_home_and_the_old_ones_must_join_again() {
+    let mut home = RecordHome::form("rescue").unwrap();
+    let active = home.active().unwrap();
+    let alone = others(&home, &active)[0];
+    let lost = others(&home, alone);
+    home.sit_away_from(&lost).unwrap();
+    let rescue = |home: &RecordHome| -> Result<()> {
+        for name in &lost {
+            home.radiator(name)?.power_off()?;
+        }
+        home.home.wait(30, "the majority to be missed", |s| !s.quorum)?;
+        let said = home.home.refused_on(alone, &["move", SERVICE, alone])?;
+        ensure!(
+            said.contains("majority") || said.contains("leader") || said.contains("may have been done"),
+            "{said}"
+        );
+        home.radiator(alone)?.unit("run", |u| u.down())??;
+        let said = home.home.refused_on(alone, &["rescue"])?;
+        ensure!(lost.iter().all(|name| said.contains(name)), "it names whom to unplug: {said}");
+        ensure!(said.contains("--others-are-unplugged"), "it names the command: {said}");
+        home.home.type_on(alone, &["rescue", "--others-are-unplugged"])?;
+        home.radiator(alone)?.unit("run", |u| u.up())?;
+        let saved = |s: &Status| s.generation == 2 && s.runs_on(SERVICE) == Some(alone);
+        home.home.wait(60, "the home of one", saved)?;
+
+        // An old one comes back as it was: it serves nothing, and says why.
+        let old = lost[0];
+        home.radiator(old)?.power_on()?;
+        let log = home.radiator(old)?.dir().join("logs/run.log");
+        let told = || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            Ok(text.contains("the home was rescued without it").then_some(()))
+        };
+        until(Duration::from_secs(60), "the old member to say that it was left behind", told)?;
+        ensure!(running(home, old)?.trim().is_empty(), "it serves in the old generation");
+        for name in &lost {
+            start_anew(home, name)?;
+        }
+        Ok(())
+    };
+    home.through(rescue).unwrap();
+    home.replicas_alike().unwrap();
 }

@@ -1,4 +1,5 @@
-//! What goes wrong on one machine: a container engine that is killed, a disk that is full. It is said in words, nothing acknowledged is lost, and it heals.
+//! What goes wrong on one machine: a container that dies at once, a container engine that is killed,
+//! a disk that is full. It is said in words, nothing acknowledged is lost, and it heals.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +9,56 @@ use thermidor_supervisor::demo::home::Status;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::radiator::ENGINE;
 use thermidor_tests::record::{RADIATORS, RecordHome, SERVICE};
+
+/// A service that ends with code 3 as soon as it has begun, and one that does not.
+const DIES: &str = "  lamp:\n    image: thermidor/record:1\n    command: [\"sh\", \"-c\", \"exit 3\"]\n";
+const LIVES: &str = "  lamp:\n    image: thermidor/record:1\n    command: [\"sleep\", \"infinity\"]\n";
+
+/// When the engine started the lamp's container on a radiator, ns.
+fn starts(home: &RecordHome, radiator: &str) -> Result<Vec<u128>> {
+    let events = home.radiator(radiator)?.run(
+        "sh",
+        &[
+            "-c",
+            "docker events --since 24h --until $(date +%s) --filter event=start \
+             --filter container=thermidor.maison.lamp --format '{{.TimeNano}}'",
+        ],
+    )?;
+    events.lines().map(|line| Ok(line.trim().parse()?)).collect()
+}
+
+#[test]
+fn a_container_that_dies_at_once_rests_goes_elsewhere_and_is_told_of() {
+    let mut home = RecordHome::form("dies").unwrap();
+    let dies = |home: &RecordHome| -> Result<()> {
+        home.declare(DIES)?;
+        let said = |s: &Status| {
+            let lamp = s.service("lamp").map(|l| l.reason.clone()).unwrap_or_default();
+            lamp.contains("it keeps ending (ended with code 3), and nowhere else will do")
+        };
+        home.home.wait(180, "the lamp to have died everywhere", said)?;
+        let explained = home.home.type_here(&["explain", "lamp"])?;
+        ensure!(explained.contains("kept ending there: kept away for"), "{explained}");
+        let events = home.home.type_here(&["events"])?;
+        let left = |name: &&str| events.contains(&format!("it keeps ending in {name} (ended with code 3)"));
+        ensure!(RADIATORS.iter().filter(|name| left(name)).count() == 2, "it left two radiators: {events}");
+        for name in RADIATORS {
+            let at = starts(home, name)?;
+            let rests: Vec<u128> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            ensure!(rests.len() >= 3, "{name} tried it {} times", at.len());
+            ensure!(
+                rests.windows(2).all(|pair| pair[1] > pair[0]),
+                "{name} rests longer each time: {rests:?}"
+            );
+        }
+        // Mended by whoever declared it; nothing else is to be done.
+        home.declare(LIVES)?;
+        home.home.wait(60, "the mended lamp", |s| s.runs_on("lamp").is_some())?;
+        Ok(())
+    };
+    let delivered = home.through(dies).unwrap();
+    assert!(delivered.resent.is_empty(), "the other service took no notice: {delivered:?}");
+}
 
 #[test]
 fn an_engine_that_is_killed_is_told_of_and_moves_nothing() {

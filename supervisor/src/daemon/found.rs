@@ -99,15 +99,21 @@ impl Found {
     /// Takes what the engine lists; notes which containers ended by themselves since.
     pub fn take_containers(&mut self, seen: BTreeMap<ServiceName, Seen>, now: Instant) {
         for (service, before) in &self.containers {
-            let after = seen.get(service);
-            let ended = before.found.running && !after.is_some_and(|a| a.found.running);
-            if ended && !self.stopping.contains(service) {
-                let detail = after.map_or("its container is gone".into(), |a| last_words(&a.found));
-                note_end(&mut self.ends, service, before.found.epoch, detail, now);
+            let after = seen.get(service).map(|a| &a.found);
+            if has_ended(&before.found, after) && !self.stopping.contains(service) {
+                let detail = after.map_or("its container is gone".into(), last_words);
+                let epoch = after.map_or(before.found.epoch, |a| a.epoch);
+                note_end(&mut self.ends, service, epoch, detail, now);
             }
         }
         self.containers = seen;
         self.engine_trouble = None;
+    }
+
+    /// Notes that the engine can't start it: it has ended as surely as one that ends at once, so that it
+    /// rests longer each time and then goes elsewhere.
+    pub fn start_refused(&mut self, service: &ServiceName, epoch: u64, why: String, now: Instant) {
+        note_end(&mut self.ends, service, epoch, why, now);
     }
 
     /// Forgets how a service ended here: it was placed anew.
@@ -156,6 +162,17 @@ impl Found {
     }
 }
 
+/// Whether it ended between two looks, also if it both started and ended there.
+fn has_ended(before: &docker::Found, after: Option<&docker::Found>) -> bool {
+    match after {
+        None => before.running,
+        Some(after) => {
+            let started_since = after.started_at.is_some() && after.started_at != before.started_at;
+            !after.running && (before.running || started_since)
+        }
+    }
+}
+
 fn note_end(
     ends: &mut BTreeMap<ServiceName, Ends>,
     service: &ServiceName,
@@ -174,5 +191,76 @@ fn last_words(found: &docker::Found) -> String {
         (true, _) => "out of memory: raise mem_limit".into(),
         (_, Some(code)) => format!("ended with code {code}"),
         (_, None) => "ended".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> ServiceName {
+        ServiceName::new("lamp").unwrap()
+    }
+
+    fn seen(running: bool, started_at: Option<&str>) -> BTreeMap<ServiceName, Seen> {
+        let found = docker::Found {
+            service: service(),
+            id: "1".into(),
+            epoch: 4,
+            plan_hash: String::new(),
+            running,
+            pid: None,
+            exit_code: started_at.filter(|_| !running).map(|_| 3),
+            oom: false,
+            started_at: started_at.map(str::to_owned),
+            healthy: None,
+            address: None,
+            error: String::new(),
+        };
+        [(service(), Seen { found, current: true, ip: None })].into()
+    }
+
+    fn ended_count(found: &Found, now: Instant) -> u32 {
+        found.instance(&service(), now).map_or(0, |i| i.ended_count)
+    }
+
+    #[test]
+    fn one_that_ends_before_anybody_looks_has_ended_all_the_same_and_rests_longer_each_time() {
+        let (mut found, now) = (Found::default(), Instant::now());
+        found.take_containers(seen(false, None), now);
+        assert_eq!(ended_count(&found, now), 0, "made, not started yet");
+        found.take_containers(seen(false, Some("08:00")), now);
+        assert_eq!(ended_count(&found, now), 1);
+        found.take_containers(seen(false, Some("08:00")), now);
+        assert_eq!(ended_count(&found, now), 1, "the same end");
+        found.take_containers(seen(true, Some("08:01")), now);
+        found.take_containers(seen(false, Some("08:01")), now);
+        assert_eq!(ended_count(&found, now), 2);
+        assert_eq!(found.instance(&service(), now).unwrap().detail, "ended with code 3");
+        let resting = |after: Duration| !found.actual(BTreeMap::new(), now + after).resting.is_empty();
+        assert!(resting(REST_FIRST) && !resting(REST_FIRST * 2));
+    }
+
+    #[test]
+    fn one_that_the_engine_cannot_start_rests_and_counts_as_ended() {
+        let (mut found, now) = (Found::default(), Instant::now());
+        found.take_containers(seen(false, None), now);
+        for _ in 0..2 {
+            found.start_refused(&service(), 4, "Docker refused to start lamp".into(), now);
+        }
+        let instance = found.instance(&service(), now).unwrap();
+        assert_eq!((instance.ended_count, instance.detail.as_str()), (2, "Docker refused to start lamp"));
+        assert!(!found.actual(BTreeMap::new(), now).resting.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_stopped_on_purpose_or_was_found_ended_has_not_died() {
+        let (mut found, now) = (Found::default(), Instant::now());
+        found.take_containers(seen(false, Some("08:00")), now);
+        assert_eq!(ended_count(&found, now), 0, "it ended before this daemon looked");
+        found.take_containers(seen(true, Some("08:01")), now);
+        found.stopping.insert(service());
+        found.take_containers(seen(false, Some("08:01")), now);
+        assert_eq!(ended_count(&found, now), 0);
     }
 }

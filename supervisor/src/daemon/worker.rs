@@ -2,10 +2,10 @@
 
 use super::{Context, within};
 use anyhow::{Context as _, bail};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermidor_model::reconcile::Step;
 use thermidor_model::{Command, Outcome, Refusal, ServiceName};
-use thermidor_services::docker::cgroup_of;
+use thermidor_services::docker::{EngineError, cgroup_of};
 use thermidor_services::fence;
 use thermidor_services::volume::control::{ControlError, Refused};
 
@@ -63,10 +63,17 @@ async fn give_back(context: &Context, service: &ServiceName, epoch: u64) -> anyh
 
 async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
     context.shared.lock().stopping.remove(service);
-    context.engine.start(service, epoch).await.context("starting")?;
+    let started = context.engine.start(service, epoch).await;
     context.refresh().await;
+    if let Err(refused @ EngineError::Refused { .. }) = &started {
+        let mut found = context.shared.lock();
+        found.start_refused(service, epoch, refused.to_string(), Instant::now());
+    }
+    started.context("starting")?;
     let expected = context.guard_expects(service, epoch).await;
     if expected.is_err() {
+        // Should it have ended by itself, that is noted before we have a hand in it.
+        context.refresh().await;
         // The lease ended while it was started: nobody else would end it now.
         kill(context, service).await?;
     }

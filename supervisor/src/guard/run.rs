@@ -308,15 +308,19 @@ impl Guard {
 
     /// Keeps the cgroup of everything empty that is registered for an epoch not held: a container
     /// that Docker started too late, one that could not be killed at once, one from before this guard.
+    /// Once a newer epoch is held here it is let be: a container keeps its cgroup from start to start, and
+    /// the newer one is starting there before it can be registered.
     fn sweep(&mut self) {
         let now = boottime_ns();
         let mut lost = Vec::new();
         for (service, registered) in &self.registry.services {
             let right = Right::Service(service.clone());
-            if self.killing.contains(service) || self.holder.holds(&right, registered.epoch, now) {
+            let standing = self.holder.standing(&right, now);
+            let served = matches!(standing, Standing::Held { epoch, .. } if epoch >= registered.epoch);
+            if self.killing.contains(service) || served {
                 continue;
             }
-            let fencing = matches!(self.holder.standing(&right, now), Standing::Fencing { .. });
+            let fencing = matches!(standing, Standing::Fencing { .. });
             if fencing || !fence::is_empty(&registered.cgroup).unwrap_or(false) {
                 lost.push((service.clone(), registered.epoch, registered.cgroup.clone()));
             }
