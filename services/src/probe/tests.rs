@@ -79,6 +79,8 @@ fn imap_strings_are_quoted_so_that_nothing_can_be_slipped_in() {
 fn mail_probe(port: u16, authority_pem: &str) -> Probe {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     Probe::Mail(Box::new(MailProbe {
+        smtp: None,
+        own_mailbox: false,
         submission: address,
         imap: address,
         server_name: "mail.example.org".into(),
