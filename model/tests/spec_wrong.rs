@@ -298,7 +298,7 @@ proptest! {
 }
 
 /// A mail service whose `settings:` hold one more line, line 7.
-fn mail_with(line: &str) -> String {
+fn post(line: &str) -> String {
     format!(
         "services:\n  mail:\n    recipe: mail\n    volumes: [ mail ]\n    settings:\n      domain: example.org\n      {line}\n\
          home: maison\n{ROOMS}volumes: {{ mail: }}\n"
@@ -306,14 +306,14 @@ fn mail_with(line: &str) -> String {
 }
 
 #[test]
-fn mail_settings() {
+fn settings_of_mail() {
     let account = "accounts: { thermidor-probe: { password: \"secret:x\" } }";
-    one(&mail_with(account), "7:19", &["`thermidor-probe` is the mailbox of the home's own probe"]);
+    one(&post(account), "7:19", &["`thermidor-probe` is the mailbox of the home's own probe"]);
     let alias = "accounts: { m: { password: \"secret:x\", aliases: [thermidor-probe] } }";
-    one(&mail_with(alias), "7:56", &["the home's own probe"]);
-    one(&mail_with("probe_every: 1s"), "7:20", &["probe_every"]);
-    one(&mail_with("certificate: { key: secret:k, chain: none.pem }"), "7:44", &["it is not there"]);
-    one(&mail_with("certificate: fullchain.pem"), "7:20", &["`certificate` must be a mapping"]);
+    one(&post(alias), "7:56", &["the home's own probe"]);
+    one(&post("probe_every: 1s"), "7:20", &["probe_every"]);
+    one(&post("certificate: { key: secret:k, chain: none.pem }"), "7:44", &["it is not there"]);
+    one(&post("certificate: fullchain.pem"), "7:20", &["`certificate` must be a mapping"]);
 }
 
 fn with_files(text: &str, file: &str) -> Result<thermidor_model::spec::HomeSpec, SpecErrors> {
@@ -324,13 +324,13 @@ const CHAIN: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE----
 
 #[test]
 fn a_certificates_key_is_never_in_the_declaration() {
-    let text = mail_with("certificate: { chain: both.pem, key: both.pem }");
+    let text = post("certificate: { chain: both.pem, key: both.pem }");
     let file = format!("-----BEGIN PRIVATE KEY-----\nBBBB\n-----END PRIVATE KEY-----\n{CHAIN}");
     let spec = with_files(&text, &file).unwrap();
     let declared = serde_json::to_string(&spec).unwrap();
     assert!(declared.contains("AAAA") && !declared.contains("BBBB"), "{declared}");
     let refused =
-        with_files(&mail_with("certificate: { chain: a.pem, key: \"-----BEGIN PRIVATE KEY-----\" }"), CHAIN);
+        with_files(&post("certificate: { chain: a.pem, key: \"-----BEGIN PRIVATE KEY-----\" }"), CHAIN);
     let refused = refused.unwrap_err();
     assert!(refused.to_string().contains("in clear") && !refused.render(false).contains("BEGIN PRIVATE"));
     let empty = with_files(&text, "nothing").unwrap_err();
@@ -339,7 +339,7 @@ fn a_certificates_key_is_never_in_the_declaration() {
 
 #[test]
 fn what_is_found_after_reading_is_shown_at_its_line_too() {
-    let text = mail_with("certificate: { chain: a.pem, key: b.pem }");
+    let text = post("certificate: { chain: a.pem, key: b.pem }");
     let path = ["services", "mail", "settings", "certificate", "key"];
     let error = SpecErrors::later("home.yaml", &text, &path, "another pair".into(), None);
     assert_eq!(error.to_string(), "home.yaml:7:41: another pair");

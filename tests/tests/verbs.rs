@@ -209,6 +209,10 @@ fn a_removed_volume_goes_from_every_radiator_also_from_one_that_was_away() {
     let away = RADIATORS.iter().find(|r| **r != active).unwrap();
     home.sit_away_from(&[away]).unwrap();
     home.radiator(away).unwrap().power_off().unwrap();
+    let led = |s: &thermidor_supervisor::demo::home::Status| {
+        s.leader.as_deref().is_some_and(|l| l != *away) && s.member(away).is_some_and(|m| m.state == "silent")
+    };
+    home.home.wait(30, "the others to be led", led).unwrap();
     let radiators: String =
         RADIATORS.iter().map(|name| format!("  {name}: {{ heats: room, power: 250 }}\n")).collect();
     home.home.apply(&format!("home: maison\nradiators:\n{radiators}")).unwrap();

@@ -83,7 +83,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         std::fs::write(dir.join("chain.pem"), made.cert.pem()).unwrap();
         std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        let yaml = "home: maison\nservices:\n  mail:\n    recipe: mail\n    settings:\n      domain: example.org\n      \
+        let yaml = "home: maison\nradiators: { salon: { heats: room, power: 250 } }\nservices:\n  mail:\n    recipe: mail\n    settings:\n      domain: example.org\n      \
                     certificate: { chain: chain.pem, key: key.pem }\n    volumes: [ mail ]\nvolumes: { mail: {} }\n";
         (yaml.into(), made.cert.pem())
     }

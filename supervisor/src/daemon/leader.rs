@@ -31,6 +31,9 @@ const PROPOSE_MAX: Duration = Duration::from_secs(2);
 /// How long a change of the voters may take: a newcomer catches up first.
 const VOTERS_MAX: Duration = Duration::from_secs(10);
 
+/// A leader that no majority has answered for so long is none to people, ms.
+const QUORUM_SILENT_MAX_MS: u64 = 2_000;
+
 /// A report older than this is none.
 const REPORT_MAX_NS: u64 = 2_000_000_000;
 
@@ -137,6 +140,11 @@ impl Leader {
     /// What the leader knows, for people.
     pub fn view(&self) -> Result<LeaderView, String> {
         let leadership = self.leadership()?;
+        // A leader that is cut off from the others goes on calling itself one.
+        let silent_ms = self.node.quorum_silent_ms().filter(|_| leadership.voters.len() > 1);
+        if silent_ms.is_some_and(|ms| ms > QUORUM_SILENT_MAX_MS) {
+            return Err("no majority answers".into());
+        }
         let observed = self.observe(&leadership);
         if !thermidor_model::membership::has_quorum(&observed) {
             return Err("a majority of the voters is silent".into());
