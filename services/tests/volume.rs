@@ -292,7 +292,7 @@ fn a_full_disk_ends_the_active_for_good_and_loses_nothing() {
     };
     assert!(fill().is_err(), "a full disk acknowledged");
     home.until("the device is taken away", || home.status(1).state != ReplicaState::Active);
-    assert!(home.failed_words(1).contains("No space left"), "{}", home.failed_words(1));
+    assert!(home.failed_words(1).contains("the disk is full"), "{}", home.failed_words(1));
     assert!(deliver(&mount, 9..10).is_err());
     home.is_gone(1);
     let again = home.attach(1).unwrap_err().to_string();
@@ -315,7 +315,7 @@ fn a_replica_with_a_full_disk_is_left_behind() {
     file.sync_all().unwrap();
     drop(file);
     home.until_in_sync(&[1]);
-    assert!(home.failed_words(2).contains("No space left"));
+    assert!(home.failed_words(2).contains("the disk is full"));
     deliver(&mount, 0..5).unwrap();
     home.detach(1).unwrap();
     home.is_clean(1);
