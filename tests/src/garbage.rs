@@ -2,16 +2,15 @@
 
 use anyhow::{Context, Result, ensure};
 use rand::{RngCore, SeedableRng};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use thermidor_supervisor::demo::client::any_server::any_server;
 
 /// How long one write or the wait for an answer may hold us up.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -154,55 +153,11 @@ fn strange_frames() -> Vec<Vec<u8>> {
 
 /// Speaks TLS without a certificate, and then those bytes.
 fn stranger(address: SocketAddr, bytes: &[u8]) -> Result<()> {
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth();
-    let connection = ClientConnection::new(Arc::new(config), ServerName::try_from("home")?)?;
+    let connection = ClientConnection::new(Arc::new(any_server()?), ServerName::try_from("home")?)?;
     let mut stream = StreamOwned::new(connection, dial(address)?);
     match say(&mut stream, bytes) {
         // The other end does not speak TLS, or does not speak it with strangers.
         Err(e) if e.kind() == ErrorKind::InvalidData => Ok(()),
         said => Ok(said?),
-    }
-}
-
-/// Takes any server: it is not we who are to be convinced.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -171,7 +171,7 @@ fn nothing_names_the_machine_it_was_made_on() {
         // Images and the like are no text.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         for line in text.lines() {
-            // `https://example.org/work/x` or `~/work/` is nobody's machine.
+            // One inside of an address, or below a home folder, is nobody's machine.
             let at = |word: &String| line.find(word.as_str()).is_some_and(|i| is_path_start(line, i, word));
             if let Some(word) = words.iter().find(|word| at(word)) {
                 named.entry(path.clone()).or_default().push(format!("{word} in `{}`", line.trim()));

@@ -227,33 +227,37 @@ pub fn radiators(paths: &Paths, name: Option<&str>, format: Format) -> Result<()
         let here = home.services.iter().filter(|s| s.active.as_deref() == Some(&r.name));
         here.map(|s| s.name.clone()).collect()
     };
+    show(lines, name, format, |r| details::radiator(r, &hosts(r)), radiator_table)?;
+    quorum(&home)
+}
+
+/// One named thing in full, else a table of all, else what a program reads.
+fn show<T: Serialize>(
+    lines: Vec<T>,
+    name: Option<&str>,
+    format: Format,
+    one: impl FnOnce(&T) -> String,
+    all: impl FnOnce(&[T]) -> String,
+) -> Result<(), Refused> {
     match (format, name, lines.as_slice()) {
-        (Format::Table, Some(_), [one]) => print_line(&details::radiator(one, &hosts(one))),
-        (Format::Table, ..) => print_line(&radiator_table(&lines)),
+        (Format::Table, Some(_), [line]) => print_line(&one(line)),
+        (Format::Table, ..) => print_line(&all(&lines)),
         (format, ..) => print_list(lines, format)?,
     }
-    quorum(&home)
+    Ok(())
 }
 
 pub fn services(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
     let home = home(paths)?;
     let lines = pick(home.services.clone(), name, |s| &s.name, "service")?;
-    match (format, name, lines.as_slice()) {
-        (Format::Table, Some(_), [one]) => print_line(&details::service(one)),
-        (Format::Table, ..) => print_line(&service_table(&lines)),
-        (format, ..) => print_list(lines, format)?,
-    }
+    show(lines, name, format, details::service, service_table)?;
     quorum(&home)
 }
 
 pub fn volumes(paths: &Paths, name: Option<&str>, format: Format) -> Result<(), Refused> {
     let home = home(paths)?;
     let lines = pick(home.volumes.clone(), name, |v| &v.name, "volume")?;
-    match (format, name, lines.as_slice()) {
-        (Format::Table, Some(_), [one]) => print_line(&details::volume(one)),
-        (Format::Table, ..) => print_line(&volume_table(&lines)),
-        (format, ..) => print_list(lines, format)?,
-    }
+    show(lines, name, format, details::volume, volume_table)?;
     quorum(&home)
 }
 

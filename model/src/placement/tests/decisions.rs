@@ -143,12 +143,7 @@ fn the_epoch_is_never_raised_before_the_lease_has_ended() {
 fn failover_needs_no_heat_and_only_one_who_is_in_sync_takes_over() {
     let mut home = Home::running_in(SALON);
     home.demand_w.clear();
-    home.state.volumes.get_mut(&maildir()).unwrap().in_sync = [SALON, CAVE].into();
-    home.alive = [BUREAU, CAVE].into();
-    home.observed.leader = BUREAU;
-    home.observe();
-    home.observed.silent_ms.insert(SALON, 960);
-    home.observed.leases.insert(mail(), Lease::Ended);
+    home.unplug_salon();
     let reason = "mail is taken over by cave: salon is silent";
     assert_eq!(home.commands(), vec![home.activate(CAVE, Why::Failover, reason)]);
     home.alive = [BUREAU].into();

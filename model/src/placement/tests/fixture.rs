@@ -114,6 +114,16 @@ impl Home {
         home
     }
 
+    /// The salon has lost its plug; of the others bureau leads, and only cave is in sync.
+    pub fn unplug_salon(&mut self) {
+        self.state.volumes.get_mut(&maildir()).unwrap().in_sync = [SALON, CAVE].into();
+        self.alive = [BUREAU, CAVE].into();
+        self.observed.leader = BUREAU;
+        self.observe();
+        self.observed.silent_ms.insert(SALON, 960);
+        self.observed.leases.insert(mail(), Lease::Ended);
+    }
+
     pub fn declare(&mut self, spec: HomeSpec) {
         self.apply(testing::declare(&self.state, spec));
     }

@@ -128,12 +128,7 @@ fn at_a_failover_the_address_goes_where_the_first_service_goes() {
     let mut home = Home::running_in(SALON);
     assert_eq!(home.state.address.holder, Some(SALON));
     // The lowest number that is alive is not the one that takes over.
-    home.state.volumes.get_mut(&maildir()).unwrap().in_sync = [SALON, CAVE].into();
-    home.alive = [BUREAU, CAVE].into();
-    home.observed.leader = BUREAU;
-    home.observe();
-    home.observed.silent_ms.insert(SALON, 960);
-    home.observed.leases.insert(mail(), Lease::Ended);
+    home.unplug_salon();
     home.observed.address_lease = Lease::Ended;
     let to = home.commands().into_iter().find_map(|c| match c {
         Command::HoldAddress { to, .. } => Some(to),

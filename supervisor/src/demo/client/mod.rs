@@ -2,6 +2,7 @@
 //! connects again and again, writes records. It prints one JSON report at its end, which comes
 //! when its work is done or its standard input is closed.
 
+pub mod any_server;
 pub mod audit;
 pub mod connect;
 pub mod deliver;
