@@ -12,6 +12,7 @@ use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::quiet::{Quiet, Taken};
+use crate::reserve::Reserve;
 use crate::snapshot_stream::Arriving;
 use crate::standing::{self, Standing};
 use crate::types::Raft;
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     /// Shared by proposals under way here; a hand-over of leadership has it alone.
     proposing: tokio::sync::RwLock<()>,
     log: LogStore,
+    reserve: Reserve,
     stop: CancellationToken,
 }
 
@@ -122,7 +124,8 @@ impl Node {
             Some(address) => address,
             None => SocketAddr::new(identity.own.advertise_ip, port),
         };
-        let (log, machine) = open_storage(&data).await?;
+        let reserve = Reserve::open(&data).map_err(io("the log's reserve can't be opened"))?;
+        let (log, machine) = open_storage(&data, &reserve).await?;
 
         let every = snapshot_every.unwrap_or(SNAPSHOT_EVERY);
         let timing = identity.own.timing;
@@ -164,6 +167,7 @@ impl Node {
             pool,
             handlers,
             log,
+            reserve,
             stop: stop.clone(),
         }));
         members_file::follow(data, addresses, state, stop.clone());
@@ -260,6 +264,11 @@ impl Node {
         Some(elapsed_ms(&at))
     }
 
+    /// The piece of disk kept back for the log.
+    pub fn reserve(&self) -> &Reserve {
+        &self.0.reserve
+    }
+
     /// Durable writes of the log since the start: an idle home makes none.
     pub fn log_commits(&self) -> u64 {
         self.0.log.commits()
@@ -285,11 +294,12 @@ fn elapsed_ms(at: &openraft::alias::SerdeInstantOf<crate::types::C>) -> u64 {
 }
 
 /// Opens log and snapshot off the runtime's threads.
-async fn open_storage(data: &std::path::Path) -> Result<(LogStore, Machine), StartError> {
-    let dir = rescue::raft_dir(data);
+async fn open_storage(data: &std::path::Path, reserve: &Reserve) -> Result<(LogStore, Machine), StartError> {
+    let (dir, kept) = (rescue::raft_dir(data), reserve.clone());
     let opening = tokio::task::spawn_blocking(move || {
         disk::make_dir(&dir)?;
-        Ok((LogStore::open(&dir.join("log.redb"))?, Machine::open(dir.join("snapshot"))?))
+        let log = LogStore::open(&dir.join("log.redb"), &kept)?;
+        Ok((log, Machine::open(dir.join("snapshot"), kept)?))
     });
     let opened = opening.await.map_err(std::io::Error::other).and_then(|result| result);
     opened.map_err(io("the log can't be opened"))

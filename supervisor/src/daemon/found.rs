@@ -53,6 +53,8 @@ pub struct Found {
     pub replicas: BTreeMap<VolumeName, ReplicaReport>,
     /// What the guard fenced.
     pub fenced: BTreeMap<ServiceName, u64>,
+    /// What is to be said of the room on the disk.
+    pub space_trouble: Option<String>,
     /// Why the guard does not answer, if it does not.
     pub guard_trouble: Option<String>,
     /// Probes of what runs here as active.
@@ -156,7 +158,13 @@ impl Found {
 
     /// What is wrong here, in words.
     pub fn troubles(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.engine_trouble.iter().chain(&self.guard_trouble).cloned().collect();
+        let mut words: Vec<String> = self
+            .engine_trouble
+            .iter()
+            .chain(&self.guard_trouble)
+            .chain(&self.space_trouble)
+            .cloned()
+            .collect();
         words.extend(self.step_troubles.iter().map(|(service, why)| format!("{service}: {why}")));
         words
     }

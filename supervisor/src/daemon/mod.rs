@@ -17,6 +17,7 @@ mod removals;
 mod report;
 mod routes;
 mod serve;
+mod space;
 mod volumes;
 mod worker;
 
@@ -111,6 +112,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(containers::run(context.clone()));
         tasks.spawn(routes::run(context.clone()));
         tasks.spawn(radiator::run(context.clone()));
+        tasks.spawn(space::run(context.clone()));
         tasks.spawn(prober::run(context.clone()));
         tasks.spawn(removals::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
