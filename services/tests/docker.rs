@@ -264,7 +264,7 @@ async fn a_docker_that_accepts_and_never_answers_is_slow_in_words_and_never_a_ha
         assert!(error.to_string().contains("no answer in 0.3 s"), "{error}");
     }
     let ready = engine.prepare(&script("notes", "true")).await;
-    assert!(matches!(&ready, Readiness::Failed(why) if why.contains("Docker is slow")), "{ready:?}");
+    assert!(matches!(&ready, Readiness::Preparing(why) if why.contains("Docker is slow")), "{ready:?}");
     accepting.abort();
 }
 
@@ -274,6 +274,9 @@ async fn a_docker_that_is_gone_is_said() {
     let nothing = hasty(&dir.path().join("none"), dir.path());
     let error = nothing.list().await.unwrap_err();
     assert!(matches!(error, EngineError::Gone { .. }), "{error}");
+    // An engine that has not started yet is waited for: it says nothing about the service.
+    let ready = nothing.prepare(&script("notes", "true")).await;
+    assert!(matches!(&ready, Readiness::Preparing(why) if why.contains("Docker is gone")), "{ready:?}");
     let socket = dir.path().join("deaf");
     drop(UnixListener::bind(&socket).unwrap());
     let error = hasty(&socket, dir.path()).start(&name("notes"), 1).await.unwrap_err();

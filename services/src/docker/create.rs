@@ -21,6 +21,10 @@ impl Engine {
             Err(e @ EngineError::Files { .. }) => Readiness::Failed(
                 std::error::Error::source(&e).map_or(e.to_string(), |s| format!("{e}: {s}")),
             ),
+            // An engine that starts, or is busy, says nothing about the service.
+            Err(e) if e.may_pass() => {
+                Readiness::Preparing(e.to_string())
+            }
             Err(e) => Readiness::Failed(e.to_string()),
         }
     }

@@ -18,6 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long after an image could not be had it is tried again.
 const IMAGE_AGAIN: Duration = Duration::from_secs(10);
 
+/// How soon the engine is asked again that did not answer, or had something else to do first.
+const ENGINE_AGAIN: Duration = Duration::from_millis(500);
+
 /// How long to wait before the engine's events are asked for anew.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,9 @@ impl Context {
         };
         self.note_readiness(service, ready.clone());
         self.refresh().await;
+        if let Readiness::Preparing(_) = ready {
+            tokio::time::sleep(ENGINE_AGAIN).await;
+        }
         if let Readiness::Failed(why) = ready {
             let mut state = self.node.state();
             state.borrow_and_update();
