@@ -22,9 +22,7 @@ impl Engine {
                 std::error::Error::source(&e).map_or(e.to_string(), |s| format!("{e}: {s}")),
             ),
             // An engine that starts, or is busy, says nothing about the service.
-            Err(e) if e.may_pass() => {
-                Readiness::Preparing(e.to_string())
-            }
+            Err(e) if e.may_pass() => Readiness::Preparing(e.to_string()),
             Err(e) => Readiness::Failed(e.to_string()),
         }
     }

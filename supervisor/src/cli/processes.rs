@@ -4,6 +4,7 @@ use crate::api::Refused;
 use crate::daemon::{self, RunOptions};
 use crate::guard::{self, GuardOptions};
 use crate::paths::{HOME_PORT, Paths, TUNNEL_PORT};
+use crate::priority;
 use clap::Args;
 use futures::FutureExt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -82,6 +83,7 @@ pub fn remember_listener(paths: &Paths, listen: SocketAddr) -> Result<(), Refuse
 }
 
 pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let engine_socket = PathBuf::from(args.docker.trim_start_matches("unix://"));
     let listen = args.listen.unwrap_or_else(|| listener(paths, &identity));
@@ -147,6 +149,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn ingress(paths: &Paths) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let tunnel = SocketAddr::new(identity.own.advertise_ip, TUNNEL_PORT);
     let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(&identity)?, tunnel);
@@ -158,6 +161,7 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     for word in volume_process::prepare() {
         tracing::warn!("{word}");
     }

@@ -1,8 +1,8 @@
 //! A guard that waits for a page from the disk, or for its turn, loses its leases: lock its memory,
 //! go before others, be the last to be sacrificed. What is refused is said and done without.
 
+use crate::priority;
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::setpriority_process;
 use std::path::Path;
 use std::time::Duration;
 use thermidor_services::fence;
@@ -14,9 +14,7 @@ pub fn raise() {
     if let Err(e) = mlockall(all) {
         tracing::warn!(error = %e, "memory cannot be locked");
     }
-    if let Err(e) = setpriority_process(None, -20) {
-        tracing::warn!(error = %e, "the priority cannot be raised");
-    }
+    priority::raise(priority::GUARD);
     if let Err(e) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
         tracing::warn!(error = %e, "out of memory this process may be killed");
     }
