@@ -267,8 +267,12 @@ mod tests {
             in_sync: BTreeSet::new(),
         };
         assert_eq!(device_of(&status), Device::Attached(4));
+        let seen = status.clone();
+        status.behind_bytes = 7;
+        assert!(status.is_as(&seen), "how far it has got is no change");
         status.fenced = Some("the lease ended".into());
         assert_eq!(device_of(&status), Device::Broken(4));
+        assert!(!status.is_as(&seen));
         status.mounted = None;
         status.state = ReplicaState::Waiting;
         assert_eq!(device_of(&status), Device::Detached(4));
