@@ -116,7 +116,6 @@ impl<T> AsciiChart<T> {
 
     /// One more.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "openraft calls it by this name")]
     pub fn add(mut self, name: &str, histogram: Histogram<T>) -> Self {
         self.0.push((name.to_owned(), histogram));
         self
