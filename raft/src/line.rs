@@ -11,7 +11,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use thermidor_model::NodeId;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -362,6 +362,14 @@ pub(crate) async fn write_frames<W: tokio::io::AsyncWrite>(
     Ok(())
 }
 
+/// The next of the moments at which every connection of this process looks: a process at rest wakes once for all.
+fn next_on_the_grid() -> Instant {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(Instant::now);
+    let past = first.elapsed().as_nanos() / PING_EVERY.as_nanos();
+    first + PING_EVERY * u32::try_from(past + 1).unwrap_or(u32::MAX)
+}
+
 async fn read_answers(
     read: ReadHalf<TlsStream<TcpStream>>,
     pending: &Pending,
@@ -370,7 +378,7 @@ async fn read_answers(
 ) -> String {
     let mut frames = FramedRead::new(read, framing(FRAME_MAX));
     let mut heard = Instant::now();
-    let mut tick = tokio::time::interval(PING_EVERY);
+    let mut tick = tokio::time::interval_at(next_on_the_grid(), PING_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

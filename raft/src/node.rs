@@ -1,6 +1,6 @@
 //! A running member: everything in this crate put together.
 
-use crate::barrier::Barriers;
+use crate::barrier::{Barriers, heartbeat_proves};
 use crate::calling::CallError;
 use crate::codec;
 use crate::config::{SNAPSHOT_EVERY, config};
@@ -243,6 +243,16 @@ impl Node {
     /// share rounds.
     pub async fn barrier(&self) -> Result<(), CallError> {
         self.0.barriers.pass().await
+    }
+
+    /// The same, for a caller who may be kept waiting until the next heartbeat: it costs no round.
+    pub async fn unhurried_barrier(&self) -> Result<(), CallError> {
+        let wait = Duration::from_millis(self.0.identity.own.timing.heartbeat_ms * 2);
+        let alone = self.0.leadership.borrow().voters.len() == 1;
+        if !alone && heartbeat_proves(self.raft(), wait).await {
+            return Ok(());
+        }
+        self.barrier().await
     }
 
     /// On the leader: milliseconds since each other member last acknowledged it. Absent: not since

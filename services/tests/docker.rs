@@ -135,7 +135,7 @@ async fn a_container_without_its_volume_is_not_started() {
 #[tokio::test]
 async fn a_container_that_dies_at_once_is_seen_with_its_code_its_words_and_its_event() {
     let Some(stage) = Stage::set("a_container_that_dies_at_once").await else { return };
-    let mut events = Box::pin(stage.engine.events().await.unwrap());
+    let mut events = Box::pin(stage.engine.events(0).await.unwrap());
     let script = script("frail", "echo to out; echo to err >&2; sleep 0.2; exit 3");
     stage.engine.prepare(&script).await;
     let frail = name("frail");

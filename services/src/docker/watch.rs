@@ -86,9 +86,11 @@ impl Engine {
         self.log_lines(service, options).await
     }
 
-    /// What the containers of this home do from now on. Ends when the engine does: then list anew.
+    /// What the containers of this home have done since a Unix second, and do from now on. Ends when the engine
+    /// does: then list anew.
     pub async fn events(
         &self,
+        since_s: u64,
     ) -> Result<impl Stream<Item = Result<ContainerEvent, EngineError>> + Send + use<>, EngineError> {
         let client = self.client().await?;
         let of = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
@@ -98,7 +100,7 @@ impl Engine {
             ("type", of(&["container"])),
             ("event", of(&["start", "die", "oom", "kill", "stop", "destroy", "health_status"])),
         ]);
-        let options = EventsOptionsBuilder::default().filters(&filters).build();
+        let options = EventsOptionsBuilder::default().since(&since_s.to_string()).filters(&filters).build();
         Ok(client.events(Some(options)).filter_map(|event| async move {
             match event {
                 Ok(event) => {

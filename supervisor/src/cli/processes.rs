@@ -55,9 +55,14 @@ fn identity(paths: &Paths) -> Result<Identity, Refused> {
     Identity::load(&paths.data).map_err(refused)
 }
 
-/// A runtime with so many threads: a guard needs one, and must be small.
+/// A runtime with so many threads beside the first.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(refused)
+}
+
+/// A runtime on the first thread alone: smaller, and no thread has to wake another one for each event.
+fn small_runtime() -> Result<tokio::runtime::Runtime, Refused> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)
 }
 
 /// The home's identity, as the processes use it between themselves.
@@ -129,7 +134,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
         timing: identity.own.timing,
         raise: true,
     };
-    runtime(1)?.block_on(async {
+    small_runtime()?.block_on(async {
         let client = Arc::new(home_client(paths).await?);
         end_when_outdated(&client);
         let ask = move |request| {

@@ -74,6 +74,8 @@ pub struct Shared {
     pub wake: Arc<Notify>,
     /// Has a report sent now.
     pub report_now: Arc<Notify>,
+    /// Wakes whoever asks the guard how things stand: the lease page says something new.
+    pub leases_changed: Arc<Notify>,
     /// Counts how often the containers were seen to change.
     pub containers_changed: watch::Sender<u64>,
 }
@@ -84,6 +86,7 @@ impl Default for Shared {
             found: Arc::default(),
             wake: Arc::default(),
             report_now: Arc::default(),
+            leases_changed: Arc::default(),
             containers_changed: watch::Sender::new(0),
         }
     }
@@ -137,6 +140,11 @@ impl Found {
             fenced: self.fenced.clone(),
             resting: self.ends.iter().filter(|(_, e)| e.rest_until > now).map(|(n, _)| n.clone()).collect(),
         }
+    }
+
+    /// When the first of the services that rest may be started again.
+    pub fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.ends.values().map(|e| e.rest_until).filter(|until| *until > now).min()
     }
 
     /// A service's instance for the report.

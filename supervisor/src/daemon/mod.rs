@@ -107,7 +107,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(serve::run(context.clone(), listener));
     tasks.spawn(notifier::run(context.clone()));
     if identity.own.role == Role::Radiator {
-        tasks.spawn(context.guard.clone().run(node.id(), node.state(), context.shared.clone()));
+        let (guard, shared) = (context.guard.clone(), context.shared.clone());
+        tasks.spawn(guard.run(node.id(), node.state(), node.leadership(), shared));
         tasks.spawn(context.volumes.clone().run());
         tasks.spawn(containers::run(context.clone()));
         tasks.spawn(routes::run(context.clone()));

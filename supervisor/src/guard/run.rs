@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// A radiator that holds nothing asks so many times more seldom: its daemon says when there is a lease to be had,
+/// and when another leads.
+const CALM_EVERY: u32 = 4;
 /// Requests on their way at once.
 const ASKS_MAX: usize = 8;
 /// Calls waiting for the owner loop.
@@ -93,7 +96,7 @@ where
             },
             Some(kept) = guard.keeper.changed() => guard.kept(kept),
             _ = renew.tick() => {
-                guard.ask_now = true;
+                guard.renew();
                 guard.sweep();
             }
             Some((call, reply)) = calls.recv() => {
@@ -104,6 +107,7 @@ where
         }
         if guard.ask_now && asks.len() < ASKS_MAX {
             guard.ask_now = false;
+            guard.skipped = 0;
             let sent_ns = boottime_ns();
             let answer = ask(guard.holder.request(sent_ns));
             let ask_max = guard.options.ask_max();
@@ -135,6 +139,8 @@ struct Guard {
     killing: std::collections::BTreeSet<ServiceName>,
     keeper: Keeper,
     ask_now: bool,
+    /// Renewals let pass since the last request, with nothing to renew.
+    skipped: u32,
     answered_ns: Option<u64>,
     unanswered: Option<String>,
     kill_trouble: Option<String>,
@@ -198,6 +204,7 @@ impl Guard {
             killing: Default::default(),
             keeper,
             ask_now: true,
+            skipped: 0,
             answered_ns: None,
             unanswered: None,
             kill_trouble: None,
@@ -211,6 +218,13 @@ impl Guard {
     fn tick(&mut self) {
         let changes = self.holder.tick(boottime_ns(), asleep_ns());
         self.obey(changes);
+    }
+
+    /// It is time to renew. What is held, and a leader that does not answer, are asked for every time.
+    fn renew(&mut self) {
+        let calm = self.unanswered.is_none() && self.holder.rights().next().is_none();
+        self.skipped = if calm { self.skipped + 1 } else { CALM_EVERY };
+        self.ask_now |= self.skipped >= CALM_EVERY;
     }
 
     fn until_due(&self) -> Duration {

@@ -198,6 +198,36 @@ async fn connected(dir: &Path) -> GuardClient {
 }
 
 #[tokio::test]
+async fn a_guard_that_holds_nothing_asks_seldom_but_at_once_when_told_or_unanswered() {
+    let timing = Timing::default();
+    let asked = async |guard: &Guarded| {
+        let count = || guard.script.lock().unwrap().requests.len();
+        let before = count();
+        tokio::time::sleep(Duration::from_millis(timing.renew_ms * 10)).await;
+        count() - before
+    };
+    let mut guard = Guarded::new(timing).await;
+    // A leader that has nothing to grant: the epoch that was given back.
+    guard.grants(Some(1));
+    guard.holds(1).await;
+    guard.ok(Call::Release { service: mail(), epoch: 1 }).await;
+    guard.given_back(1).await;
+    let calm = asked(&guard).await;
+    assert!((1..=4).contains(&calm), "{calm} requests in ten renewals");
+    guard.grants(Some(2));
+    let told = std::time::Instant::now();
+    guard.ok(Call::Ask).await;
+    guard.holds(2).await;
+    assert!(told.elapsed() < Duration::from_millis(timing.renew_ms), "{:?}", told.elapsed());
+    let busy = asked(&guard).await;
+    assert!(busy >= 7, "{busy} requests in ten renewals of a lease");
+    guard.ok(Call::Release { service: mail(), epoch: 2 }).await;
+    guard.grants(None);
+    let unanswered = asked(&guard).await;
+    assert!(unanswered >= 5, "{unanswered} requests in ten renewals without an answer");
+}
+
+#[tokio::test]
 async fn a_lost_lease_ends_on_the_page_then_the_container_dies_then_it_is_given_back() {
     let Some(mut container) = Container::new("order") else { return };
     let mut guard = Guarded::new(Timing::default()).await;
