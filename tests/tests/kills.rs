@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
 use thermidor_supervisor::demo::client::deliver::Delivered;
@@ -18,7 +19,11 @@ fn kill(pids: &[u32]) -> Result<()> {
     ensure!(!pids.is_empty(), "there is nothing to kill");
     for pid in pids {
         let pid = Pid::from_raw(i32::try_from(*pid)?).ok_or_else(|| anyhow::anyhow!("pid 0"))?;
-        kill_process(pid, Signal::KILL)?;
+        match kill_process(pid, Signal::KILL) {
+            // It went with another: a container ends with its first process.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }
