@@ -14,6 +14,7 @@ use std::time::Duration;
 use thermidor_model::VolumeName;
 use thermidor_model::observe::LeaseGrant;
 use thermidor_raft::{HomeClient, Identity};
+use thermidor_services::docker::usual_socket;
 use thermidor_services::ingress::{self, IngressOptions};
 use thermidor_services::link::Link;
 use thermidor_services::volume::process::{self as volume_process, VolumeOptions};
@@ -35,9 +36,9 @@ pub struct RunArgs {
     /// Where to listen; by default as given to `init` or `join`.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// The container engine's socket: Docker's, or Podman's.
-    #[arg(long, env = "THERMIDOR_DOCKER", default_value = "unix:///var/run/docker.sock")]
-    docker: String,
+    /// The container engine's socket; by default Docker's, or Podman's where Docker is not installed.
+    #[arg(long, env = "THERMIDOR_DOCKER", value_name = "SOCKET")]
+    docker: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -87,10 +88,15 @@ pub fn remember_listener(paths: &Paths, listen: SocketAddr) -> Result<(), Refuse
     std::fs::write(paths.data.join("listen"), format!("{listen}\n")).map_err(refused)
 }
 
+/// The engine's socket, as it was named or as it is usual.
+pub fn engine_socket(named: Option<&str>) -> PathBuf {
+    named.map_or_else(usual_socket, |named| PathBuf::from(named.trim_start_matches("unix://")))
+}
+
 pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
     priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
-    let engine_socket = PathBuf::from(args.docker.trim_start_matches("unix://"));
+    let engine_socket = engine_socket(args.docker.as_deref());
     let listen = args.listen.unwrap_or_else(|| listener(paths, &identity));
     let options = RunOptions { paths: paths.clone(), listen, engine_socket };
     runtime(2)?.block_on(daemon::run(options)).map_err(refused)

@@ -130,7 +130,13 @@ impl Context {
         found.containers.get(service).filter(|s| s.found.running).and_then(|s| s.ip)
     }
 
-    /// Tells the guard what to kill when the lease of this epoch ends.
+    /// Tells the guard which container is about to start in this epoch.
+    pub async fn guard_foresees(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+        let id = self.shared.lock().containers.get(service).map(|s| s.found.id.clone());
+        self.guard.starting(service, epoch, id.context("it has no container here")?).await
+    }
+
+    /// Tells the guard where it runs now: what to kill when the lease of this epoch ends.
     pub async fn guard_expects(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
         let pid = {
             let found = self.shared.lock();

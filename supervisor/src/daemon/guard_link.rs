@@ -66,7 +66,12 @@ impl Guard {
         }
     }
 
-    /// Says what to kill when the lease of this epoch ends; before the container starts.
+    /// Says which container is about to start in this epoch; where that is refused it must not.
+    pub async fn starting(&self, service: &ServiceName, epoch: u64, container: String) -> anyhow::Result<()> {
+        self.watch_over(service, Call::Starting { service: service.clone(), epoch, container }).await
+    }
+
+    /// Says what to kill when the lease of this epoch ends, once the container runs.
     pub async fn expect(
         &self,
         service: &ServiceName,
@@ -74,7 +79,10 @@ impl Guard {
         cgroup: PathBuf,
         pid: Option<u32>,
     ) -> anyhow::Result<()> {
-        let call = Call::Register { service: service.clone(), epoch, cgroup, pid };
+        self.watch_over(service, Call::Register { service: service.clone(), epoch, cgroup, pid }).await
+    }
+
+    async fn watch_over(&self, service: &ServiceName, call: Call) -> anyhow::Result<()> {
         self.done(&call).await?;
         self.expected.lock().await.insert(service.clone(), call);
         Ok(())

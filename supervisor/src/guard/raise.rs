@@ -5,7 +5,7 @@ use crate::priority;
 use rustix::mm::{MlockAllFlags, mlockall};
 use std::path::Path;
 use std::time::Duration;
-use thermidor_services::fence;
+use thermidor_services::fence::{self, Place};
 
 /// Call it in the first thread before others begin: they inherit the priority. The unit file may add
 /// real-time scheduling (`CPUSchedulingPolicy=rr`).
@@ -20,7 +20,8 @@ pub fn raise() {
     }
     // Pages are locked once they are there: walk the way that matters most.
     let nothing = Path::new("/sys/fs/cgroup/thermidor/guard/none");
-    if let Err(e) = fence::kill(nothing, Duration::ZERO) {
+    let nowhere = Place::Container("0".repeat(64));
+    if let Err(e) = fence::kill(nothing, Duration::ZERO).and_then(|()| nowhere.kill(Duration::ZERO)) {
         tracing::warn!(error = %e, "cgroups cannot be read");
     }
 }
