@@ -63,6 +63,8 @@ async fn give_back(context: &Context, service: &ServiceName, epoch: u64) -> anyh
 
 async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
     context.shared.lock().stopping.remove(service);
+    // Told before: should the lease end from now on, the guard kills whatever comes of the start.
+    context.guard_foresees(service, epoch).await.context("the guard does not watch it")?;
     let started = context.engine.start(service, epoch).await;
     context.refresh().await;
     if let Err(refused @ EngineError::Refused { .. }) = &started {
