@@ -67,7 +67,11 @@ impl World {
         let known = node.view.as_ref().is_some_and(|view| view.epoch == epoch);
         let usable = match &node.machine {
             Machine::Active(active) => active.epoch() == epoch && !node.fenced,
-            Machine::Follower(follower) => follower.header().promised < epoch,
+            // whose disk has failed gives its lease back
+            Machine::Follower(follower) => {
+                let header = follower.header();
+                header.promised < epoch && !header.failed
+            }
             Machine::Down => node.life == 0,
         };
         if active != Some(id) || node.isolated_until > now_us || !node.up || !known || !usable || lost {

@@ -97,7 +97,8 @@ fn a_take_over_by_an_exchanged_disk_serves_nobody_and_another_member_has_all() {
     home.activate(2);
     home.settle();
     assert_eq!(home.attached(), Some(2));
-    assert_eq!(home.volume().in_sync, [2].into(), "the failovers took 1 and 3 out");
+    let in_sync = &home.volume().in_sync;
+    assert!(in_sync.contains(&2) && !in_sync.contains(&3), "{in_sync:?}: the failover took 3 out");
     home.remove_replica(3);
     home.make_replica(3);
     assert_eq!(home.heal(), Ok(()));
