@@ -123,3 +123,21 @@ fn a_frozen_guard_ends_the_service_there_and_nothing_is_lost() {
     };
     home.through(freeze).unwrap();
 }
+
+/// Long enough for every lease to end, too short for anybody else to seem better: service and address
+/// come back to the same radiator, the address in a new epoch.
+#[test]
+fn a_guard_frozen_for_a_moment_gets_service_and_address_again() {
+    let mut home = RecordHome::form("blink-guard").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let blink = |home: &RecordHome| -> Result<()> {
+        let guard = home.radiator(&active)?;
+        guard.unit("guard", |u| u.signal(rustix::process::Signal::STOP))?;
+        std::thread::sleep(Duration::from_millis(1_300));
+        guard.unit("guard", |u| u.signal(rustix::process::Signal::CONT))?;
+        Ok(())
+    };
+    let delivered = home.through(blink).unwrap();
+    println!("guard frozen for 1.3 s: longest gap {} ms", delivered.longest_gap_ms);
+}
