@@ -21,7 +21,8 @@ const NOTHING_BYTES: u64 = 1 << 20;
 /// Room beside the reserve before it is taken back: it is not to be what fills the disk, bytes.
 const BESIDE_BYTES: u64 = 16 << 20;
 
-/// Room on a file system, bytes. What only root may use counts as free: everything here is root's.
+/// Room on a file system, bytes, as `df` says it: what a file system keeps for itself or for root is not free,
+/// for some of it even root never gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Space {
     free: u64,
@@ -31,7 +32,7 @@ struct Space {
 impl Space {
     fn of(path: &Path) -> io::Result<Self> {
         let found = rustix::fs::statvfs(path)?;
-        Ok(Self { free: found.f_bfree * found.f_frsize, size: found.f_blocks * found.f_frsize })
+        Ok(Self { free: found.f_bavail * found.f_frsize, size: found.f_blocks * found.f_frsize })
     }
 
     /// What is to be said of it, if anything.
