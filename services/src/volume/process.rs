@@ -74,8 +74,15 @@ pub enum ProcessError {
 }
 
 /// To be called first, before any thread: makes the process one that memory pressure does not wait
-/// for and that a terminal does not end. Answers in words what this machine refused.
+/// for, that a terminal does not end, and that ends as a whole where one of its threads panics: the device
+/// fails at once and the daemon starts another, while half a process would serve nobody and hold everything.
+/// Answers in words what this machine refused.
 pub fn prepare() -> Vec<String> {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
     let mut refused = vec![];
     let mut try_it = |what: &str, done: io::Result<()>| {
         if let Err(e) = done {
