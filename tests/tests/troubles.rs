@@ -123,7 +123,6 @@ fn a_full_disk_of_the_active_is_told_of_loses_nothing_and_heals_when_there_is_sp
                 s.member(&active).is_some_and(|m| m.troubles.iter().any(|t| t.contains("the disk is full")))
             };
             let moved = status.runs_on(SERVICE).is_some_and(|on| on != active);
-            eprintln!("full: {:?} {:?}", status.member(&active), status.service(SERVICE));
             Ok((said(&status) && moved).then_some(status))
         };
         let status =

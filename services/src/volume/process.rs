@@ -197,6 +197,10 @@ impl Process {
             Request::Status => Ok(Reply::Status(self.status())),
             Request::Await(seen) => Ok(Reply::Status(self.changed(&seen).await)),
             Request::Configure(configuration) => {
+                // Attaching may depend on what the home decides now: that does not wait until it is attached.
+                if self.reconfigure(&configuration) {
+                    return Ok(Reply::Done);
+                }
                 let _step = self.steps.lock().await;
                 self.configure(configuration).await.map(|()| Reply::Done)
             }
