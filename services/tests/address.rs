@@ -70,7 +70,7 @@ fn the_address_is_here_and_announced_while_it_is_held_and_only_then() {
         let arp = socket2::Protocol::from(i32::from(0x0806u16.to_be()));
         all = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(arp)).unwrap_or(all);
         all.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut keeper = Keeper::start(floating("10.99.0.50", 24), None);
+        let mut keeper = Keeper::start(floating("10.99.0.50", 24), None).unwrap();
         becomes(&mut keeper, Kept::Gone).await;
         keeper.hold(Some(3));
         becomes(&mut keeper, Kept::There).await;
@@ -100,14 +100,14 @@ fn the_address_is_here_and_announced_while_it_is_held_and_only_then() {
 #[test]
 fn the_address_does_not_outlive_a_dead_guard_and_is_taken_away_by_the_next() {
     in_a_namespace("address-left", async || {
-        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(3));
+        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(3)).unwrap();
         becomes(&mut keeper, Kept::There).await;
         drop(keeper);
         gone("10.99.0.50").await;
-        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(4));
+        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(4)).unwrap();
         becomes(&mut keeper, Kept::There).await;
         drop(keeper);
-        let mut next = Keeper::start(floating("10.99.0.50", 24), None);
+        let mut next = Keeper::start(floating("10.99.0.50", 24), None).unwrap();
         becomes(&mut next, Kept::Gone).await;
         assert!(!ip("-br addr show dev ing0").contains("10.99.0.50"));
     });
@@ -116,7 +116,7 @@ fn the_address_does_not_outlive_a_dead_guard_and_is_taken_away_by_the_next() {
 #[test]
 fn another_address_takes_the_place_of_the_first_and_ipv6_is_usable_at_once() {
     in_a_namespace("address-changed", async || {
-        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(3));
+        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(3)).unwrap();
         becomes(&mut keeper, Kept::There).await;
         keeper.is(floating("2001:db8::50", 64));
         gone("10.99.0.50").await;
@@ -137,14 +137,14 @@ fn what_cannot_be_done_is_said_and_the_radiators_own_address_is_never_taken_away
             ("192.0.2.9", 24, "no interface has an address in the network"),
             ("10.99.0.2", 24, "own address"),
         ] {
-            let mut keeper = Keeper::start(floating(address, prefix), Some(1));
+            let mut keeper = Keeper::start(floating(address, prefix), Some(1)).unwrap();
             let kept = tokio::time::timeout(PATIENCE, keeper.changed()).await.unwrap().unwrap();
             assert!(matches!(&kept, Kept::Trouble(text) if text.contains(why)), "{kept:?}");
         }
         assert!(!Netlink::open().unwrap().remove("10.99.0.2".parse().unwrap()).await.unwrap());
         assert!(ip("-br addr show dev ing0").contains("10.99.0.2/24"));
         // A held address whose network goes away and comes back is put on again.
-        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(1));
+        let mut keeper = Keeper::start(floating("10.99.0.50", 24), Some(1)).unwrap();
         becomes(&mut keeper, Kept::There).await;
         ip("link set ing0 down");
         ip("addr flush dev ing0");

@@ -1,8 +1,10 @@
 //! Keeps the floating address where the lease is: puts it on, announces it, prolongs its life,
-//! takes it away. A task of its own, so that the guard never waits for the kernel's netlink.
+//! takes it away. A thread of its own, so that the guard never waits for the kernel: on a busy machine a change of
+//! addresses or the end of a packet socket can take a second.
 
 use super::interface::{AddressError, Interface, Netlink, choose};
 use super::{Floating, announce, packet};
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -35,7 +37,7 @@ struct Wanted {
     epoch: Option<u64>,
 }
 
-/// The guard's handle on the task. The task ends with it; the address then ends by its lifetime.
+/// The guard's handle on the thread, which ends with it; the address then ends by its lifetime.
 pub struct Keeper {
     wanted: watch::Sender<Wanted>,
     reports: mpsc::Receiver<Kept>,
@@ -44,11 +46,13 @@ pub struct Keeper {
 impl Keeper {
     /// Begins with the address held in that epoch, or not held: then one that is left over is taken
     /// away. In the network namespace of the calling thread.
-    pub fn start(address: Option<Floating>, epoch: Option<u64>) -> Self {
+    pub fn start(address: Option<Floating>, epoch: Option<u64>) -> io::Result<Self> {
         let (wanted, follow) = watch::channel(Wanted { address, epoch });
         let (report, reports) = mpsc::channel(REPORTS_MAX);
-        tokio::spawn(keep(follow, report));
-        Self { wanted, reports }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let keeping = move || runtime.block_on(keep(follow, report));
+        std::thread::Builder::new().name("address".into()).spawn(keeping)?;
+        Ok(Self { wanted, reports })
     }
 
     /// The home's floating address is another one.
@@ -146,10 +150,8 @@ async fn step(
 fn announce(interface: &Interface, ip: IpAddr) -> Result<(), AddressError> {
     let mac = interface.mac.ok_or_else(|| AddressError::NoLan(interface.name.clone()))?;
     let (frame, ethertype) = announce::frame(ip, mac);
-    let failed = |e: std::io::Error| AddressError::Kernel {
-        what: "announce the floating address",
-        why: e.to_string(),
-    };
+    let failed =
+        |e: io::Error| AddressError::Kernel { what: "announce the floating address", why: e.to_string() };
     packet::send(interface.index, ethertype, &frame).map_err(failed)?;
     let (index, name) = (interface.index, interface.name.clone());
     tracing::info!(%ip, interface = %name, "the floating address is here");

@@ -29,6 +29,8 @@ const ASKS_MAX: usize = 8;
 const CALLS_MAX: usize = 32;
 /// How long one attempt to empty a cgroup lasts; it is repeated until it succeeds.
 const KILL_MAX: Duration = Duration::from_secs(1);
+/// Beyond the time between two renewals, so much without a turn is said: it explains a lease that was lost.
+const HELD_UP: Duration = Duration::from_millis(200);
 const MS: u64 = 1_000_000;
 
 /// Why a guard cannot begin.
@@ -43,6 +45,9 @@ pub enum GuardError {
         #[source]
         source: io::Error,
     },
+    /// The floating address would be nobody's.
+    #[error("cannot start the keeper of the floating address")]
+    Keeper(#[source] io::Error),
     /// No daemon could ever speak to this guard.
     #[error("cannot listen on {path}")]
     Socket {
@@ -76,9 +81,11 @@ where
     let mut asks = JoinSet::new();
     let mut renew = tokio::time::interval(Duration::from_millis(guard.options.timing.renew_ms));
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turned_ns = boottime_ns();
     loop {
         // Before anything else, also after a freeze: what has no lease any more is fenced.
         guard.tick();
+        turned_ns = guard.say_if_held_up(turned_ns);
         let mut due = guard.until_due();
         if guard.ask_now {
             due = Duration::ZERO;
@@ -194,7 +201,7 @@ impl Guard {
             Standing::Held { epoch, .. } => Some(epoch),
             _ => None,
         };
-        let keeper = Keeper::start(registry.address.clone(), resumed);
+        let keeper = Keeper::start(registry.address.clone(), resumed).map_err(GuardError::Keeper)?;
         let mut guard = Self {
             options,
             holder,
@@ -218,6 +225,16 @@ impl Guard {
     fn tick(&mut self) {
         let changes = self.holder.tick(boottime_ns(), asleep_ns());
         self.obey(changes);
+    }
+
+    /// Says so where its last turn is long ago: frozen, or kept waiting for a core. Returns this moment.
+    fn say_if_held_up(&self, turned_ns: u64) -> u64 {
+        let now = boottime_ns();
+        let ms = now.saturating_sub(turned_ns) / MS;
+        if ms > self.options.timing.renew_ms + HELD_UP.as_millis() as u64 {
+            tracing::warn!("this guard stood still for {ms} ms");
+        }
+        now
     }
 
     /// It is time to renew. What is held, and a leader that does not answer, are asked for every time.
@@ -336,7 +353,8 @@ impl Guard {
             }
             let fencing = matches!(standing, Standing::Fencing { .. });
             if fencing || !registered.place.is_empty().unwrap_or(false) {
-                lost.push((service.clone(), registered.epoch, registered.place.clone()));
+                let epoch = over_when_empty(standing, registered.epoch);
+                lost.push((service.clone(), epoch, registered.place.clone()));
             }
         }
         for (service, epoch, place) in lost {
@@ -487,4 +505,25 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The epoch that is over once nothing runs any more in a place registered for `registered`: also the one that is
+/// being fenced, in which perhaps nothing was ever started.
+fn over_when_empty(standing: Standing, registered: u64) -> u64 {
+    match standing {
+        Standing::Fencing { epoch } => epoch.max(registered),
+        Standing::Held { .. } | Standing::None => registered,
+    }
+}
+
+#[cfg(test)]
+mod sweeping {
+    use super::*;
+
+    #[test]
+    fn what_is_fenced_is_over_also_where_an_older_epoch_is_registered() {
+        assert_eq!(over_when_empty(Standing::Fencing { epoch: 8 }, 2), 8);
+        assert_eq!(over_when_empty(Standing::Fencing { epoch: 4 }, 5), 5);
+        assert_eq!(over_when_empty(Standing::None, 2), 2);
+    }
 }
