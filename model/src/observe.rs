@@ -125,6 +125,8 @@ pub struct Observed {
     pub leases: BTreeMap<ServiceName, Lease>,
     /// The floating address's lease.
     pub address_lease: Lease,
+    /// The floating address was given back in its present epoch, in which nobody can hold it again.
+    pub address_given_back: bool,
     /// Present voters of the Raft group.
     pub voters: std::collections::BTreeSet<NodeId>,
     /// This leader has been leader for so long, ms.

@@ -172,6 +172,11 @@ impl Ledger {
         self.lease(&Right::Address, state.address.epoch, now_ns)
     }
 
+    /// Whether the address was given back in its present epoch.
+    pub fn address_given_back(&self, state: &State) -> bool {
+        self.returned.get(&Right::Address).is_some_and(|returned| *returned >= state.address.epoch)
+    }
+
     /// Must be called right before a command is proposed that raises this epoch on the strength of
     /// [`Lease::Ended`]: from now on the epoch is granted no more, though its old active ask again
     /// in the meantime. False: the lease may be held after all, don't propose. Propose in

@@ -31,8 +31,10 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     };
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
-        // Also to the same holder: an epoch that was given back is held no more.
-        Some(_) if ended && wanted.is_some() => hold(wanted),
+        // To the same holder only once it has given this epoch back: until then it may still be about to ask for it.
+        Some(holder) if ended && wanted.is_some_and(|w| w != holder || view.observed.address_given_back) => {
+            hold(wanted);
+        }
         Some(holder)
             if !ended
                 && wanted.is_some_and(|w| w != holder)

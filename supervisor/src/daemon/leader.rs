@@ -208,6 +208,7 @@ impl Leader {
                 .map(|s| (s.clone(), book.ledger.lease_of(&state, s, now)))
                 .collect(),
             address_lease: book.ledger.lease_of_address(&state, now),
+            address_given_back: book.ledger.address_given_back(&state),
             voters: leadership.voters.clone(),
             leading_ms: now.saturating_sub(leadership.since_boottime_ns) / 1_000_000,
         }

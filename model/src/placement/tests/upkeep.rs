@@ -142,6 +142,8 @@ fn a_holder_that_lost_the_address_for_a_moment_gets_it_back_in_a_new_epoch() {
     let mut home = Home::running_in(SALON);
     let epoch_was = home.state.address.epoch;
     home.observed.address_lease = Lease::Ended;
+    assert_eq!(home.commands(), vec![], "it has not asked for this epoch yet");
+    home.observed.address_given_back = true;
     assert_eq!(home.commands(), vec![Command::HoldAddress { epoch_was, to: Some(SALON) }]);
 }
 
