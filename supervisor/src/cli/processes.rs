@@ -172,10 +172,11 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
-    priority::raise(priority::OTHERS);
     for word in volume_process::prepare() {
         tracing::warn!("{word}");
     }
+    // In its own session: priority between sessions is each session's own.
+    priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     runtime(2)?.block_on(async {
         let client = Arc::new(home_client(paths).await?);

@@ -23,6 +23,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// How long a process that was started may take to answer before it is started again.
 const START_MAX: Duration = Duration::from_secs(3);
 
+/// How long a process may say nothing before it counts as gone. A busy machine lets it wait for its turn; what it
+/// serves has watchers of its own, and killing it would be our doing.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// What a look at a process found.
+enum Look {
+    Is(Status),
+    /// There is one, and it does not answer.
+    Silent,
+    Gone,
+}
+
 /// The volume processes of this radiator. Cheap to clone.
 #[derive(Clone)]
 pub struct Volumes {
@@ -71,11 +83,19 @@ impl Volumes {
         }
     }
 
-    /// Asks the process what it does, and keeps the answer.
-    async fn look(&self, volume: &VolumeName) -> Option<Status> {
-        let status = self.control(volume).status().await.ok();
-        self.note(volume, status.clone());
-        status
+    /// Asks the process what it does, and keeps the answer. Where there is none things are as they were.
+    async fn look(&self, volume: &VolumeName) -> Look {
+        let look = match self.control(volume).status().await {
+            Ok(status) => Look::Is(status),
+            Err(ControlError::Silent(_)) => Look::Silent,
+            Err(_) => Look::Gone,
+        };
+        match &look {
+            Look::Is(status) => self.note(volume, Some(status.clone())),
+            Look::Silent => {}
+            Look::Gone => self.note(volume, None),
+        }
+        look
     }
 
     /// Waits until the process does something else than was seen, and keeps what it does then.
@@ -166,9 +186,22 @@ impl Volumes {
         let mut started: Option<Instant> = None;
         let mut given: Option<Configuration> = None;
         let mut pid = None;
+        let mut silent: Option<Instant> = None;
         loop {
             self.state.mark_unchanged();
-            let mut seen = self.look(&volume).await;
+            let asked = Instant::now();
+            let mut seen = match self.look(&volume).await {
+                Look::Is(status) => {
+                    silent = None;
+                    Some(status)
+                }
+                Look::Silent if silent.get_or_insert(asked).elapsed() < SILENT_MAX => continue,
+                Look::Silent => {
+                    self.note(&volume, None);
+                    None
+                }
+                Look::Gone => None,
+            };
             if let Some(pid_now) = seen.as_ref().map(|status| status.pid) {
                 if pid.replace(pid_now) != Some(pid_now) {
                     given = None;
@@ -250,6 +283,23 @@ mod tests {
         volume.in_sync.remove(&2);
         assert!(configuration(&state, 2, &box_volume()).unwrap().create);
         assert_eq!(configuration(&state, 2, &box_volume()).unwrap().members.len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_does_not_answer_is_left_as_it_was_and_one_that_is_gone_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().into(), run: dir.path().into() };
+        let path = thermidor_services::volume::control::socket(&paths.run, &box_volume());
+        let deaf = tokio::net::UnixListener::bind(&path).unwrap();
+        let (_keep, state) = watch::channel(Arc::new(serving_home(3, 1)));
+        let volumes = Volumes::new(1, paths, Shared::default(), state);
+        let device = || volumes.shared.lock().devices.get(&box_volume()).copied();
+        volumes.shared.lock().devices.insert(box_volume(), Device::Attached(4));
+        assert!(matches!(volumes.look(&box_volume()).await, Look::Silent));
+        assert_eq!(device(), Some(Device::Attached(4)), "what it serves is not ended for its silence");
+        drop(deaf);
+        assert!(matches!(volumes.look(&box_volume()).await, Look::Gone));
+        assert_eq!(device(), Some(Device::Absent));
     }
 
     #[test]
