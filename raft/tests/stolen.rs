@@ -131,6 +131,8 @@ async fn what_a_thief_has_is_refused_and_the_home_goes_on() {
     changed(&[&salon, &bureau, &witness.node], 1).await;
     assert!(opens(&salon) && opens(&bureau));
     assert_eq!(state(&salon).secrets["mail/marie"].key, 1);
+    // The change itself takes a moment only.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     stop.store(true, Ordering::Relaxed);
     assert!(serving.await.unwrap() > 10);
 
