@@ -3,8 +3,9 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TIER ?=
 BENCH ?=
+MINUTES ?= 60
 
-.PHONY: all check fix demo test faults mutants bench clean
+.PHONY: all check fix demo test faults soak mutants bench clean
 
 all:
 	cargo build --workspace --bins
@@ -31,6 +32,10 @@ test:
 # The tier of `make test` in which real radiators are cut, frozen, killed, filled and misled.
 faults:
 	scripts/test radiators
+
+# The long forms, until a limit in minutes: MINUTES=600 runs a night.
+soak:
+	scripts/soak $(MINUTES)
 
 # Switches off one safety at a time; each must turn a test red.
 mutants:

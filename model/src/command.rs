@@ -150,6 +150,9 @@ pub enum Command {
         service: ServiceName,
         /// The wish it is about.
         to: NodeId,
+        /// Why it is given up, for people; nothing if it is fulfilled.
+        #[serde(default)]
+        why: Option<String>,
     },
     /// `thermidor secret set`.
     SetSecret {

@@ -219,7 +219,7 @@ pub enum Phase {
 }
 
 /// A volume's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Volume {
     /// The one service that uses it.
     pub service: ServiceName,

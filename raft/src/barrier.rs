@@ -1,10 +1,11 @@
 //! Proof of leadership: a quorum round begun after the caller asked. Callers that come while one
-//! round runs share the next.
+//! round runs share the next. Who is in no hurry is served by the heartbeats that go out anyway.
 
 use crate::calling::CallError;
 use crate::types::{C, Raft};
-use openraft::ReadPolicy;
+use openraft::alias::InstantOf;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,25 @@ async fn serve(raft: Raft, mut callers: mpsc::Receiver<Caller>) {
             drop(caller.send(result.clone()));
         }
     }
+}
+
+/// Waits until a quorum has acknowledged something that this leader sent after the call, and what was committed
+/// then is applied: what a round proves, for as long as `wait` without a message of its own. False: not
+/// within that time.
+pub(crate) async fn heartbeat_proves(raft: &Raft, wait: Duration) -> bool {
+    let called = <InstantOf<C> as Instant>::now();
+    let proven = |m: &RaftMetrics<C>| {
+        let acked = m.last_quorum_acked.is_some_and(|at| at.into_inner() > called);
+        // Before an entry of its own term is committed a leader does not know what is.
+        let knows = m.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == m.current_term);
+        m.state == ServerState::Leader && acked && knows
+    };
+    let Ok(then) = raft.wait(Some(wait)).metrics(proven, "a heartbeat's proof").await else { return false };
+    if then.last_applied >= then.cluster_committed {
+        return true;
+    }
+    let applied = |m: &RaftMetrics<C>| m.last_applied >= then.cluster_committed;
+    raft.wait(Some(wait)).metrics(applied, "what was committed").await.is_ok()
 }
 
 async fn round(raft: &Raft) -> Result<(), CallError> {

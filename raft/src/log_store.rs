@@ -2,6 +2,7 @@
 //! reads are answered from memory, where the (compacted) log is held as well.
 
 use crate::codec;
+use crate::reserve::{Backend, Reserve};
 use crate::types::C;
 use openraft::OptionalSend;
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
@@ -69,9 +70,11 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 }
 
 impl LogStore {
-    /// Opens or makes the log, and starts its writer.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(other)?;
+    /// Opens or makes the log, and starts its writer. On a full disk it spends the reserve.
+    pub fn open(path: &Path, reserve: &Reserve) -> io::Result<Self> {
+        let backend = Backend::open(path, reserve.clone()).map_err(other)?;
+        let mut builder = Database::builder();
+        let database = builder.set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(other)?;
         let memory = Arc::new(Mutex::new(read_all(&database)?));
         let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
         let commits = Arc::new(AtomicU64::new(0));

@@ -1,6 +1,7 @@
 //! The state machine's shell: applies entries to the model's `State`, publishes it, and keeps
 //! a snapshot file. What an entry means is decided in `thermidor_model`, nowhere here.
 
+use crate::reserve::Reserve;
 use crate::types::C;
 use crate::{codec, disk};
 use bytes::Bytes;
@@ -74,6 +75,7 @@ pub struct Machine {
     /// Up to where the file reaches; held while it is written.
     saved: Arc<Mutex<Option<LogIdOf<C>>>>,
     file: PathBuf,
+    reserve: Reserve,
     published: Arc<watch::Sender<Arc<State>>>,
 }
 
@@ -83,13 +85,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Machine {
     /// Starts from the snapshot file, or empty. The log after it is applied by openraft.
-    pub fn open(file: PathBuf) -> io::Result<Self> {
+    /// On a full disk snapshots spend the reserve.
+    pub fn open(file: PathBuf, reserve: Reserve) -> io::Result<Self> {
         let stored = Stored::read(&file)?;
         let (published, _) = watch::channel(stored.state.clone());
         Ok(Self {
             saved: Arc::new(Mutex::new(stored.applied)),
             held: Arc::new(Mutex::new(stored)),
             file,
+            reserve,
             published: Arc::new(published),
         })
     }
@@ -105,7 +109,7 @@ impl Machine {
         if *saved > applied {
             return Ok(());
         }
-        disk::write_whole(&self.file, bytes)?;
+        self.reserve.spend(|| disk::write_whole(&self.file, bytes))?;
         *saved = applied;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A running member: everything in this crate put together.
 
-use crate::barrier::Barriers;
+use crate::barrier::{Barriers, heartbeat_proves};
 use crate::calling::CallError;
 use crate::codec;
 use crate::config::{SNAPSHOT_EVERY, config};
@@ -12,6 +12,7 @@ use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::quiet::{Quiet, Taken};
+use crate::reserve::Reserve;
 use crate::snapshot_stream::Arriving;
 use crate::standing::{self, Standing};
 use crate::types::Raft;
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     /// Shared by proposals under way here; a hand-over of leadership has it alone.
     proposing: tokio::sync::RwLock<()>,
     log: LogStore,
+    reserve: Reserve,
     stop: CancellationToken,
 }
 
@@ -128,7 +130,8 @@ impl Node {
             Some(address) => address,
             None => SocketAddr::new(identity.own.advertise_ip, port),
         };
-        let (log, machine) = open_storage(&data).await?;
+        let reserve = Reserve::open(&data).map_err(io("the log's reserve can't be opened"))?;
+        let (log, machine) = open_storage(&data, &reserve).await?;
 
         let every = snapshot_every.unwrap_or(SNAPSHOT_EVERY);
         let timing = identity.own.timing;
@@ -172,6 +175,7 @@ impl Node {
             pool,
             handlers,
             log,
+            reserve,
             stop: stop.clone(),
         }));
         members_file::follow(data, addresses, papers, state, stop.clone());
@@ -258,6 +262,16 @@ impl Node {
         self.0.barriers.pass().await
     }
 
+    /// The same, for a caller who may be kept waiting until the next heartbeat: it costs no round.
+    pub async fn unhurried_barrier(&self) -> Result<(), CallError> {
+        let wait = Duration::from_millis(self.identity().own.timing.heartbeat_ms * 2);
+        let alone = self.0.leadership.borrow().voters.len() == 1;
+        if !alone && heartbeat_proves(self.raft(), wait).await {
+            return Ok(());
+        }
+        self.barrier().await
+    }
+
     /// On the leader: milliseconds since each other member last acknowledged it. Absent: not since
     /// this leader began.
     pub fn silent_ms(&self) -> BTreeMap<NodeId, u64> {
@@ -275,6 +289,11 @@ impl Node {
         let metrics = self.raft().metrics();
         let at = metrics.borrow_watched().last_quorum_acked?;
         Some(elapsed_ms(&at))
+    }
+
+    /// The piece of disk kept back for the log.
+    pub fn reserve(&self) -> &Reserve {
+        &self.0.reserve
     }
 
     /// Durable writes of the log since the start: an idle home makes none.
@@ -302,11 +321,12 @@ fn elapsed_ms(at: &openraft::alias::SerdeInstantOf<crate::types::C>) -> u64 {
 }
 
 /// Opens log and snapshot off the runtime's threads.
-async fn open_storage(data: &std::path::Path) -> Result<(LogStore, Machine), StartError> {
-    let dir = rescue::raft_dir(data);
+async fn open_storage(data: &std::path::Path, reserve: &Reserve) -> Result<(LogStore, Machine), StartError> {
+    let (dir, kept) = (rescue::raft_dir(data), reserve.clone());
     let opening = tokio::task::spawn_blocking(move || {
         disk::make_dir(&dir)?;
-        Ok((LogStore::open(&dir.join("log.redb"))?, Machine::open(dir.join("snapshot"))?))
+        let log = LogStore::open(&dir.join("log.redb"), &kept)?;
+        Ok((log, Machine::open(dir.join("snapshot"), kept)?))
     });
     let opened = opening.await.map_err(std::io::Error::other).and_then(|result| result);
     opened.map_err(io("the log can't be opened"))

@@ -6,6 +6,7 @@ use crate::clock::wall_ms;
 use crate::identity::{Identity, IdentityError, MemberKey, Own, Parts, dir_of};
 use crate::log_store::LogStore;
 use crate::machine::Stored;
+use crate::reserve::Reserve;
 use crate::types::C;
 use crate::{codec, disk};
 use openraft::alias::{LogIdOf, StoredMembershipOf, VoteOf};
@@ -84,7 +85,7 @@ pub async fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError
     let authority = identity.authority()?;
     let me = identity.node();
     let mut stored = Stored::read(&raft_dir(data).join("snapshot"))?;
-    let mut log = LogStore::open(&raft_dir(data).join("log.redb"))?;
+    let mut log = LogStore::open(&raft_dir(data).join("log.redb"), &Reserve::open(data)?)?;
     let committed = log.read_committed().await?;
     let vote = log.read_vote().await?;
     let mut uncertain = 0;
@@ -159,7 +160,7 @@ async fn build_raft(data: &Path, stored: &Stored) -> io::Result<()> {
     disk::remove_dir_if_there(&building)?;
     disk::make_dir(&building)?;
     disk::write_whole(&building.join("snapshot"), &codec::encode(stored)?)?;
-    let mut log = LogStore::open(&building.join("log.redb"))?;
+    let mut log = LogStore::open(&building.join("log.redb"), &Reserve::open(data)?)?;
     if let Some(id) = stored.applied {
         log.save_vote(&VoteOf::<C>::new(id.leader_id.term, id.leader_id.node_id)).await?;
         log.purge(id).await?;

@@ -12,8 +12,8 @@ use thermidor_model::state::Role;
 use thermidor_model::{Command, Outcome};
 use thermidor_raft::log_store::LogStore;
 use thermidor_raft::{
-    CallError, InitOptions, JoinError, MembershipError, Node, ProposeError, RescueError, RescueOptions, init,
-    rescue,
+    CallError, InitOptions, JoinError, MembershipError, Node, ProposeError, RescueError, RescueOptions,
+    Reserve, init, rescue,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,7 +231,8 @@ async fn who_was_away_receives_a_snapshot() {
     same_states(&all).await;
     // Its log begins behind what the snapshot holds; and it comes back from that snapshot.
     back.shutdown().await;
-    let log = LogStore::open(&away.dir.path().join("data/raft/log.redb")).unwrap();
+    let data = away.dir.path().join("data");
+    let log = LogStore::open(&data.join("raft/log.redb"), &Reserve::open(&data).unwrap()).unwrap();
     let cut = log.clone().get_log_state().await.unwrap().last_purged_log_id;
     assert!(cut.is_some_and(|id| id.index() > 300), "{cut:?}");
     log.close();

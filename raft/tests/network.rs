@@ -50,8 +50,25 @@ async fn concurrent_barriers_pass_on_the_leader_alone() {
     assert!(futures::future::join_all(many).await.iter().all(Result::is_ok));
     for node in nodes.iter().filter(|n| n.id() != lead.id()) {
         assert_eq!(node.barrier().await, Err(CallError::NotLeader(Some(lead.id()))));
+        assert_eq!(node.unhurried_barrier().await, Err(CallError::NotLeader(Some(lead.id()))));
     }
     shut_all(machines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_proves_as_much_as_a_round_and_nothing_once_the_others_are_gone() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let lead = leader(&nodes).await.clone();
+    for _ in 0..20 {
+        assert_eq!(lead.unhurried_barrier().await, Ok(()));
+    }
+    let (last, others): (Vec<Machine>, Vec<Machine>) =
+        machines.into_iter().partition(|m| m.node.id() == lead.id());
+    shut_all(others).await;
+    // What they acknowledged before does not count, however lately that was.
+    assert!(lead.unhurried_barrier().await.is_err());
+    shut_all(last).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

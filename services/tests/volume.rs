@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
+use thermidor_model::Outcome;
 use thermidor_model::observe::ReplicaState;
 use thermidor_services::volume::control::VolumeControl;
 
@@ -179,6 +180,27 @@ fn a_killed_replica_is_dropped_and_catches_up() {
     all_alike(&home);
     let mount = home.attach(2).unwrap();
     has_all(&mount, 0..30);
+}
+
+#[test]
+fn a_set_that_is_changed_while_a_volume_is_attached_is_heard_of_at_once() {
+    if skip("a_set_that_is_changed_while_a_volume_is_attached_is_heard_of_at_once") {
+        return;
+    }
+    let mut home = Home::new(119, 3, SIZE);
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5).unwrap();
+    home.kill(1);
+    // The home drops the failed one itself, while the next active is attached by the record as it was.
+    let (attaching, epoch) = home.begin_to_attach(2).unwrap();
+    let dropped = home.drop_from_set(1);
+    assert!(matches!(dropped, Outcome::Set(_)), "{dropped:?}");
+    home.until("the new record is taken", || home.configure(2).is_ok());
+    let mount = home.wait(attaching).unwrap().unwrap();
+    assert_eq!((home.record().epoch, home.status(2).epoch), (epoch, epoch));
+    has_all(&mount, 0..5);
+    deliver(&mount, 5..8).unwrap();
 }
 
 #[test]

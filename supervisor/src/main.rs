@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Its words on a line it could not write would go to the same stderr, and panic where that is on a full disk.
+        .log_internal_errors(false)
         .init();
     // Only fails where a provider is installed already, and then it is this one.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod garbage;
 pub mod record;
+pub mod withheld;
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};

@@ -109,17 +109,30 @@ fn a_frozen_active_writes_and_serves_nothing_after_it_wakes() {
     home.replicas_alike().unwrap();
 }
 
-#[test]
-fn a_frozen_guard_ends_the_service_there_and_nothing_is_lost() {
-    let mut home = RecordHome::form("freeze-guard").unwrap();
+/// Stops the active's guard for so long while lines are written; what was acknowledged is there afterwards.
+fn freeze_guard(name: &str, time: Duration) -> Delivered {
+    let mut home = RecordHome::form(name).unwrap();
     let active = home.active().unwrap();
     home.sit_away_from(&[&active]).unwrap();
     let freeze = |home: &RecordHome| -> Result<()> {
         let guard = home.radiator(&active)?;
         guard.unit("guard", |u| u.signal(rustix::process::Signal::STOP))?;
-        wait(10);
+        std::thread::sleep(time);
         guard.unit("guard", |u| u.signal(rustix::process::Signal::CONT))?;
         Ok(())
     };
-    home.through(freeze).unwrap();
+    home.through(freeze).unwrap()
+}
+
+#[test]
+fn a_frozen_guard_ends_the_service_there_and_nothing_is_lost() {
+    freeze_guard("freeze-guard", Duration::from_secs(10));
+}
+
+/// Long enough for every lease to end, too short for anybody else to seem better: service and address
+/// come back to the same radiator, the address in a new epoch.
+#[test]
+fn a_guard_frozen_for_a_moment_gets_service_and_address_again() {
+    let delivered = freeze_guard("blink-guard", Duration::from_millis(1_300));
+    println!("guard frozen for 1.3 s: longest gap {} ms", delivered.longest_gap_ms);
 }

@@ -3,18 +3,27 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::lab::Radiator;
+use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::held::Loop;
+use thermidor_supervisor::guard::REGISTRY_FILE;
 use thermidor_tests::record::{RADIATORS, RecordHome};
+use thermidor_tests::withheld::Door;
 
 fn kill(pids: &[u32]) -> Result<()> {
     ensure!(!pids.is_empty(), "there is nothing to kill");
     for pid in pids {
         let pid = Pid::from_raw(i32::try_from(*pid)?).ok_or_else(|| anyhow::anyhow!("pid 0"))?;
-        kill_process(pid, Signal::KILL)?;
+        match kill_process(pid, Signal::KILL) {
+            // It went with another: a container ends with its first process.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }
@@ -98,4 +107,34 @@ fn leader_and_standbys_killed_stall_the_service_at_most() {
         println!("standby {standby} unplugged: longest stall {} ms", delivered.longest_gap_ms);
         assert_eq!(home.active().unwrap(), active, "a standby's loss moves nothing");
     }
+}
+
+/// The engine has started the container and its answer never comes, so the daemon can't say where it
+/// runs; the daemon then is frozen, and the lease lost: only the guard is left to end it.
+#[test]
+fn a_lease_lost_between_start_and_registration_ends_the_container() {
+    let mut home = RecordHome::form("kill-starting").unwrap();
+    let active = home.active().unwrap();
+    home.sit_away_from(&[&active]).unwrap();
+    let limit = Duration::from_secs(30);
+    let fault = |home: &RecordHome| {
+        let radiator = home.radiator(&active)?;
+        let door = Door::before(radiator)?;
+        kill(&container(radiator))?;
+        let started = || Ok((door.starts() > 0 && !container(radiator).is_empty()).then_some(()));
+        until(limit, "the container to be started again", started)?;
+        let known = std::fs::read_to_string(radiator.paths()?.run.join(REGISTRY_FILE))?;
+        ensure!(known.contains("\"container\"") && !known.contains("\"cgroup\""), "not registered: {known}");
+        ensure!(radiator.unit("run", |u| u.signal(Signal::STOP))?, "the daemon did not run");
+        home.home.lab.cut_all(&active)?;
+        let cut = Instant::now();
+        let over = || Ok(container(radiator).is_empty().then_some(()));
+        let killed = until(Duration::from_secs(5), "the guard to end the container", over);
+        println!("ended {} ms after the cut, {} starts unanswered", cut.elapsed().as_millis(), door.starts());
+        ensure!(radiator.unit("run", |u| u.signal(Signal::CONT))?, "the daemon is gone");
+        drop(door);
+        home.home.lab.heal()?;
+        killed.context("its lease is lost")
+    };
+    home.through(fault).unwrap();
 }

@@ -158,6 +158,7 @@ fn when_the_majority_is_gone_for_good_one_radiator_is_the_home_and_the_old_ones_
             Ok(text.contains("the home was rescued without it").then_some(()))
         };
         until(Duration::from_secs(60), "the old member to say that it was left behind", told)?;
+        home.radiator(old)?.engine_ready()?;
         ensure!(running(home, old)?.trim().is_empty(), "it serves in the old generation");
         for name in &lost {
             start_anew(home, name)?;

@@ -46,8 +46,9 @@ fn a_container_that_dies_at_once_rests_goes_elsewhere_and_is_told_of() {
             let at = starts(home, name)?;
             let rests: Vec<u128> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
             ensure!(rests.len() >= 3, "{name} tried it {} times", at.len());
+            // Later ones may be of another placing.
             ensure!(
-                rests.windows(2).all(|pair| pair[1] > pair[0]),
+                rests.windows(2).take(2).all(|pair| pair[1] > pair[0]),
                 "{name} rests longer each time: {rests:?}"
             );
         }
@@ -106,28 +107,33 @@ fn a_full_disk_of_the_active_is_told_of_loses_nothing_and_heals_when_there_is_sp
     home.sit_away_from(&[&active]).unwrap();
     let full = |home: &RecordHome| -> Result<()> {
         let radiator = home.radiator(&active)?;
-        // dd ends when nothing more fits: that is its purpose here.
-        let fill = "dd if=/dev/zero of=$THERMIDOR_DATA/ballast bs=1M 2>&1 || dd if=/dev/zero of=$THERMIDOR_DATA/grains bs=512 2>&1 || :";
-        println!("{}", radiator.run("sh", &["-c", fill])?);
-        // Whichever meets the full disk first: the volume, whose words are told, or the home's own log, which
-        // ends the daemon; then the radiator falls silent, and loses its lease a minute later.
-        let told = || {
-            let said = home
-                .home
-                .lab
-                .radiator(RADIATORS.iter().find(|r| **r != active).copied().unwrap_or_default())?;
-            let text = said.thermidor(&["status", "-o", "json"], 10)?;
-            let text = String::from_utf8_lossy(&text.stdout).into_owned();
-            let words = text.contains("disk is full") || text.contains("No space left");
-            let silent = serde_json::from_str::<Status>(&text)
-                .is_ok_and(|s| s.member(&active).is_some_and(|m| m.state == "silent"));
-            Ok((words || silent).then_some(text))
+        // dd ends when nothing more fits: that is its purpose here. The file system frees a block here and there,
+        // which are taken too.
+        let fill = "dd if=/dev/zero of=$THERMIDOR_DATA/ballast bs=1M oflag=append conv=notrunc 2>&1; \
+                    dd if=/dev/zero of=$THERMIDOR_DATA/ballast bs=512 oflag=append conv=notrunc 2>&1 || :";
+        // What the service writes in blocks that are its already goes on: it is given more to write than those.
+        let more = format!(
+            "docker exec thermidor.maison.{SERVICE} dd if=/dev/zero of=/data/more bs=64k count=400 conv=fsync 2>&1 || :"
+        );
+        let elsewhere = || {
+            radiator.run("sh", &["-c", fill])?;
+            radiator.run("sh", &["-c", &more])?;
+            let Some(status) = home.home.status()? else { return Ok(None) };
+            let said = |s: &Status| {
+                s.member(&active).is_some_and(|m| m.troubles.iter().any(|t| t.contains("the disk is full")))
+            };
+            let moved = status.runs_on(SERVICE).is_some_and(|on| on != active);
+            Ok((said(&status) && moved).then_some(status))
         };
-        let text = until(Duration::from_secs(60), "the full disk or the silence to be told", told)?;
-        println!("{text}");
-        home.home.wait(120, "the service", |s| s.runs_on(SERVICE).is_some_and(|on| on != active))?;
+        let status =
+            until(Duration::from_secs(120), "words of the full disk and the service elsewhere", elsewhere)?;
+        let member = status.member(&active).context("the radiator")?;
+        println!("{:?}", member.troubles);
+        // Its log lives on what was kept back: the radiator is heard, and votes.
+        ensure!(member.state == "on", "it fell silent: {member:?}");
         std::thread::sleep(Duration::from_secs(5));
-        radiator.run("sh", &["-c", "rm -f $THERMIDOR_DATA/ballast $THERMIDOR_DATA/grains"])?;
+        radiator.run("sh", &["-c", "rm -f $THERMIDOR_DATA/ballast"])?;
+        home.home.wait(60, "all troubles to end", |s| s.radiators.iter().all(|m| m.troubles.is_empty()))?;
         Ok(())
     };
     home.through(full).unwrap();

@@ -66,7 +66,7 @@ impl State {
                 self.set_mail_account(service, account, value.as_ref())
             }
             Command::Wish { service, to } => self.wish(service, *to),
-            Command::ForgetWish { service, to } => self.forget_wish(service, *to),
+            Command::ForgetWish { service, to, why } => self.forget_wish(at, service, *to, why.as_deref()),
             Command::Activate { service, epoch_was, to, sets, why, reason } => {
                 self.activate(at, service, *epoch_was, *to, sets, *why, reason)
             }

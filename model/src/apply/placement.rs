@@ -48,9 +48,19 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn forget_wish(&mut self, service: &ServiceName, to: NodeId) -> Applied {
-        if let Some(s) = self.services.get_mut(service) {
-            s.wish = s.wish.filter(|w| *w != to);
+    pub(super) fn forget_wish(
+        &mut self,
+        at: UnixMs,
+        service: &ServiceName,
+        to: NodeId,
+        why: Option<&str>,
+    ) -> Applied {
+        if let Some(s) = self.services.get_mut(service).filter(|s| s.wish == Some(to)) {
+            s.wish = None;
+            // A person waits for it.
+            if let Some(why) = why {
+                self.tell(at, Weight::Note, &format!("wish/{service}"), why.to_string());
+            }
         }
         Ok(Outcome::Done)
     }

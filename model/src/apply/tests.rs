@@ -240,6 +240,8 @@ fn rescue_raises_the_generation_and_remembers_who_holds_the_data() {
         home.apply(Command::Promote { volume: box_volume(), epoch, set_was, node: 2 }),
         Outcome::Set(_)
     ));
+    let replicas = &home.0.volumes[&box_volume()].replicas;
+    assert_eq!(replicas.keys().copied().collect::<Vec<_>>(), [2], "salon's is of another line");
     assert_eq!(home.activate(1, 2, Why::Start), Outcome::Epoch(2));
 }
 

@@ -190,7 +190,12 @@ impl State {
         if volume.in_sync.contains(&node) {
             return invalid(format!("{} is in sync for {name}: nothing needs promoting", self.name_of(node)));
         }
-        let only = |volume: &mut Volume| volume.in_sync = [node].into();
+        // What the others hold may be newer, and is of another line from now on: they are its replicas no
+        // more. Made anew, each finds a foreign image on its disk and keeps that aside.
+        let only = |volume: &mut Volume| {
+            volume.replicas.retain(|holder, _| *holder == node);
+            volume.in_sync = [node].into();
+        };
         self.change_set(at, name, only, |state, _| {
             let here = state.name_of(node);
             let text = format!(

@@ -1,7 +1,7 @@
 //! The leader's side: which leases it granted, and whether one may still be held.
 
 use super::{MS, Right};
-use crate::name::{ServiceName, UnixMs};
+use crate::name::{NodeId, ServiceName, UnixMs};
 use crate::observe::{Lease, LeaseGrant, LeaseRequest};
 use crate::state::{Role, State};
 use crate::timing::Timing;
@@ -94,15 +94,17 @@ impl Ledger {
         grant
     }
 
-    /// Notes what a radiator gives back; can be done at once, before any quorum round.
-    pub fn take_back(&mut self, state: &State, request: &LeaseRequest) {
+    /// Notes what a radiator gives back; can be done at once, before any quorum round. Whether any of it is news:
+    /// it is given back with every request.
+    pub fn take_back(&mut self, state: &State, request: &LeaseRequest) -> bool {
+        let mut news = false;
         for (name, epoch) in &request.returned {
             // An epoch has one active ever, so whoever gives the present one back held it.
             let present = state.services.get(name).is_some_and(|service| {
                 service.epoch == *epoch && service.active.is_none_or(|active| active == request.node)
             });
             if present {
-                self.note_returned(Right::Service(name.clone()), *epoch);
+                news |= self.note_returned(Right::Service(name.clone()), *epoch);
             }
         }
         if let Some(epoch) = request.returned_address {
@@ -111,14 +113,27 @@ impl Ledger {
                 address.epoch == epoch && address.holder.is_none_or(|holder| holder == request.node);
             // It is taken from its holder by raising the epoch: what comes back is of the one before.
             if present || epoch < address.epoch {
-                self.note_returned(Right::Address, epoch);
+                news |= self.note_returned(Right::Address, epoch);
             }
         }
+        news
     }
 
-    fn note_returned(&mut self, right: Right, epoch: u64) {
-        let known = self.returned.entry(right).or_insert(epoch);
+    fn note_returned(&mut self, right: Right, epoch: u64) -> bool {
+        let known = self.returned.entry(right).or_default();
+        let news = epoch > *known;
         *known = (*known).max(epoch);
+        news
+    }
+
+    /// Whether a request asks for nothing but what this leader has granted in the same epochs: then it may be kept
+    /// waiting for a moment, for nothing begins with the answer.
+    pub fn only_renews(&self, state: &State, node: NodeId) -> bool {
+        let known = |right: Right, epoch: u64| self.granted.get(&right).is_some_and(|g| g.epoch == epoch);
+        let services = state.services.iter().filter(|(_, service)| service.active == Some(node));
+        let mut services = services.map(|(name, service)| (Right::Service(name.clone()), service.epoch));
+        services.all(|(right, epoch)| known(right, epoch))
+            && (state.address.holder != Some(node) || known(Right::Address, state.address.epoch))
     }
 
     fn enter(&mut self, right: Right, epoch: u64, received_ns: u64) -> bool {

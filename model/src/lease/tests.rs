@@ -162,6 +162,17 @@ fn a_grant_is_what_the_state_says_and_nothing_more() {
 }
 
 #[test]
+fn only_what_this_leader_has_granted_in_the_same_epoch_is_a_renewal() {
+    let state = home(3, Some(1));
+    let mut ledger = Ledger::begin(Timing::default(), 0, Beginning::Elected);
+    assert!(!ledger.only_renews(&state, 1), "granted by an earlier leader, if at all");
+    assert!(ledger.only_renews(&state, 2), "there is nothing to grant");
+    ledger.grant(&state, &ask(1), 1000 * MS, 0);
+    assert!(ledger.only_renews(&state, 1));
+    assert!(!ledger.only_renews(&home(4, Some(1)), 1), "a newer epoch begins with its first answer");
+}
+
+#[test]
 fn a_lease_ends_after_lease_and_margin_or_when_given_back_by_its_holder() {
     let state = home(3, Some(1));
     let mut ledger = Ledger::begin(Timing::default(), 0, Beginning::Elected);
@@ -175,14 +186,15 @@ fn a_lease_ends_after_lease_and_margin_or_when_given_back_by_its_holder() {
     assert_eq!(ledger.lease_of(&state, &mail(), 1950 * MS), Lease::Ended);
     ledger.grant(&state, &ask(1), 2000 * MS, 0);
     let back = |node, epoch| LeaseRequest { returned: BTreeMap::from([(mail(), epoch)]), ..ask(node) };
-    ledger.take_back(&state, &back(2, 3));
-    ledger.take_back(&state, &back(1, 2));
+    assert!(!ledger.take_back(&state, &back(2, 3)));
+    assert!(!ledger.take_back(&state, &back(1, 2)));
     assert_eq!(
         ledger.lease_of(&state, &mail(), 2001 * MS),
         Lease::MayBeHeld,
         "not its holder, not its epoch"
     );
-    ledger.take_back(&state, &back(1, 3));
+    assert!(ledger.take_back(&state, &back(1, 3)));
+    assert!(!ledger.take_back(&state, &back(1, 3)), "said again with every request: no news");
     assert_eq!(ledger.lease_of(&state, &mail(), 2001 * MS), Lease::Ended);
     assert!(ledger.grant(&state, &ask(1), 2002 * MS, 0).services.is_empty(), "and it stays ended");
     assert_eq!(ledger.lease_of(&home(4, Some(2)), &mail(), 2003 * MS), Lease::MayBeHeld, "a newer epoch");

@@ -31,7 +31,8 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
     };
     match address.holder {
         None if ended && wanted.is_some() => hold(wanted),
-        Some(holder) if ended && wanted.is_some() && wanted != Some(holder) => hold(wanted),
+        // Also to the same holder: an epoch that was given back is held no more.
+        Some(_) if ended && wanted.is_some() => hold(wanted),
         Some(holder)
             if !ended
                 && wanted.is_some_and(|w| w != holder)

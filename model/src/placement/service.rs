@@ -124,14 +124,13 @@ fn start(case: &Case<'_>) -> Decided {
     let name = case.name;
     let mut forgotten = vec![];
     if let Some(wish) = case.service.wish {
-        if case.feasible(wish) {
-            return case.activate(
-                wish,
-                Why::Planned,
-                format!("{name} starts in {}, as wished", case.radiator(wish)),
-            );
+        let to = case.radiator(wish);
+        match feasible(case.view, name, case.spec, wish) {
+            Ok(()) => return case.activate(wish, Why::Planned, format!("{name} starts in {to}, as wished")),
+            Err(obstacle) => {
+                forgotten.push(forget(case, wish, format!("{name} does not go to {to}: {}", obstacle.words)))
+            }
         }
-        forgotten.push(Command::ForgetWish { service: name.clone(), to: wish });
     }
     let going =
         case.service.moving.and_then(|m| m.to).filter(|to| case.feasible(*to) && !case.must_leave(*to));
@@ -243,21 +242,28 @@ fn dies(case: &Case<'_>, active: NodeId, detail: &str) -> Decided {
 fn wished(case: &Case<'_>, active: NodeId) -> Option<Decided> {
     let name = case.name;
     let wish = case.service.wish?;
-    let forget = Command::ForgetWish { service: name.clone(), to: wish };
     let to = case.radiator(wish);
     if wish == active {
-        return Some((vec![forget], format!("{name} stays in {to}, as wished")));
+        let done = Command::ForgetWish { service: name.clone(), to: wish, why: None };
+        return Some((vec![done], format!("{name} stays in {to}, as wished")));
     }
+    let give_up = |why: &str| {
+        let words = format!("{name} does not go to {to}: {why}");
+        (vec![forget(case, wish, words.clone())], words)
+    };
     Some(match feasible(case.view, name, case.spec, wish) {
-        Ok(()) if case.must_leave(wish) => {
-            (vec![forget], format!("{name} does not go to {to}: {}", must_words(case, wish)))
-        }
+        Ok(()) if case.must_leave(wish) => give_up(&must_words(case, wish)),
         Ok(()) => case.stop(wish, format!("{name} moves from {} to {to}, as wished", case.radiator(active))),
         Err(obstacle) if obstacle.passing => {
             (vec![], format!("{name} goes to {to} as wished, but has to wait: {}", obstacle.words))
         }
-        Err(obstacle) => (vec![forget], format!("{name} does not go to {to}: {}", obstacle.words)),
+        Err(obstacle) => give_up(&obstacle.words),
     })
+}
+
+/// Gives a wish up, and says so to the person who waits for it.
+fn forget(case: &Case<'_>, to: NodeId, why: String) -> Command {
+    Command::ForgetWish { service: case.name.clone(), to, why: Some(why) }
 }
 
 /// Nothing compels it: heat decides, if a move gains more than it costs.

@@ -36,7 +36,7 @@ pub enum FollowerEvent {
 }
 
 /// What the replica's shell is to do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FollowerEffect {
     /// Something with the local image.
     Local(LocalEffect),
@@ -73,7 +73,7 @@ const ACK_FRAMES: u64 = 32;
 /// ... or so many stored bytes.
 const ACK_BYTES: u64 = 1 << 20;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Session {
     id: u64,
     epoch: u64,
@@ -93,7 +93,7 @@ struct Session {
 }
 
 /// One replica that is not the active.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Follower {
     local: Local,
     rules: Rules,

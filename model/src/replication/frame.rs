@@ -13,7 +13,7 @@ pub const EXTENT_BYTES: u64 = 1 << 20;
 pub const WIRE_VERSION: u32 = 1;
 
 /// What an operation does to its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OpKind {
     /// Payload of `len` bytes.
     Write,
@@ -24,7 +24,7 @@ pub enum OpKind {
 }
 
 /// A change of the volume's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Op {
     /// What is done.
     pub kind: OpKind,
@@ -52,7 +52,7 @@ impl Op {
 }
 
 /// What a replica's image durably says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageHeader {
     /// [`WIRE_VERSION`] of its writer.
     pub version: u32,
@@ -101,7 +101,7 @@ pub struct Image {
 }
 
 /// Why a replica does not take an active's stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// It has seen a newer one.
     #[error("epoch {0} is promised")]
@@ -118,7 +118,7 @@ pub enum Refusal {
 }
 
 /// One message of a session. Encoded by the shell; [`Frame::payload`] bytes follow it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Frame {
     /// Active to replica, first: who speaks, in which epoch, and whom it expects.
     Hello {

@@ -5,7 +5,7 @@ use super::frame::{Image, ImageHeader, Op};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the shell is to do with the local image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LocalEffect {
     /// Write, discard or zero; answered by [`LocalEvent::Stored`].
     Store {
@@ -59,21 +59,21 @@ pub enum LocalEvent {
 /// Last touch of a mark that was there at the start: unknown until the image has settled.
 pub(super) const UNKNOWN: u64 = u64::MAX;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Queued {
     id: u64,
     op: Op,
     mark: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Wanted {
     seq: u64,
     after: u64,
 }
 
 /// The local image's order of things.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Local {
     /// As the machine sees it; what is durable may lag behind it.
     pub header: ImageHeader,
@@ -196,10 +196,11 @@ impl Local {
         self.marked.keys().chain(self.marking.iter().flat_map(|m| m.keys())).copied()
     }
 
-    /// Gives marks of unknown touch a number, or all of them (`from` UNKNOWN: forget the numbers).
+    /// Gives marks of unknown touch a number, or all of them that have a lower one (UNKNOWN: forget the
+    /// numbers). A higher one stays: it is of a change that this position does not cover.
     pub fn retouch(&mut self, all: bool, seq: u64) {
         for touched in self.marked.values_mut().chain(self.marking.iter_mut().flat_map(|m| m.values_mut())) {
-            if all || *touched == UNKNOWN {
+            if *touched == UNKNOWN || all && *touched < seq {
                 *touched = seq;
             }
         }

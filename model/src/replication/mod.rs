@@ -51,7 +51,7 @@ pub use frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WI
 pub use local::{LocalEffect, LocalEvent};
 
 /// Bounds of the protocol. Every queue and wait has its bound here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// A member of the in-sync set that was not heard for so long is dropped from it, ms.
     pub replica_timeout_ms: u64,
@@ -90,7 +90,7 @@ impl Default for Limits {
 
 /// The protocol's rules, each of which a test switches off to see that the simulator notices.
 /// Everything but such a test uses [`Rules::default`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// A silent member is dropped through Raft before a flush is answered without it.
     pub drop_through_raft: bool,

@@ -376,7 +376,7 @@ pub struct VolumeSpec {
 }
 
 /// What happens below `durability`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OnDegraded {
     /// Go on and say so.
     Continue,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thermidor_model::NodeId;
 use thermidor_model::replication::{DeviceOp, Op, OpKind};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 enum Asked {
     Change {
         op: Op,
@@ -20,7 +20,7 @@ enum Asked {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Client {
     blocks: usize,
     /// What the device said a block holds; changes when a write is answered.
@@ -67,6 +67,13 @@ impl Client {
         Ok(())
     }
 
+    /// What is there is all there is.
+    pub fn believe(&mut self, held: Vec<u64>) {
+        self.may_hold = held.iter().map(|tag| vec![(0, *tag)]).collect();
+        self.holds = held;
+        self.detach();
+    }
+
     /// Whether a crash at this moment may leave that value.
     pub fn allows(&self, block: usize, tag: u64) -> bool {
         self.may_hold[block].iter().any(|(_, may)| *may == tag)
@@ -81,7 +88,7 @@ impl Client {
         self.asked.clear();
     }
 
-    fn running(&self, block: usize) -> bool {
+    pub fn running(&self, block: usize) -> bool {
         self.asked.values().any(|a| matches!(a, Asked::Change { op, .. } if blocks(op).contains(&block)))
     }
 
@@ -102,13 +109,8 @@ impl Client {
         if self.asked.len() >= 12 {
             return None;
         }
-        let request = self.next_request;
-        self.next_request += 1;
         if only_flush || dice.permille(180) {
-            let changes = self.asked.iter().filter(|(_, a)| matches!(a, Asked::Change { .. }));
-            let running = changes.map(|(request, _)| *request).collect();
-            self.asked.insert(request, Asked::Flush { held: self.holds.clone(), running });
-            return Some((request, DeviceOp::Flush, 0));
+            return Some(self.asks(DeviceOp::Flush));
         }
         // mostly a hot place, like a journal
         let first = if dice.permille(600) { dice.range(0, 6) } else { dice.range(0, self.blocks as u64) };
@@ -121,14 +123,26 @@ impl Client {
             1 => OpKind::Zero,
             _ => OpKind::Write,
         };
-        let tag = if kind == OpKind::Write { self.next_tag } else { 0 };
+        Some(self.asks(DeviceOp::Change(Op { kind, offset: first * BLOCK, len: count * BLOCK })))
+    }
+
+    /// Asks for this, with the next number.
+    pub fn asks(&mut self, device: DeviceOp) -> (u64, DeviceOp, u64) {
+        let request = self.next_request;
+        self.next_request += 1;
+        let DeviceOp::Change(op) = device else {
+            let changes = self.asked.iter().filter(|(_, a)| matches!(a, Asked::Change { .. }));
+            let running = changes.map(|(request, _)| *request).collect();
+            self.asked.insert(request, Asked::Flush { held: self.holds.clone(), running });
+            return (request, device, 0);
+        };
+        let tag = if op.kind == OpKind::Write { self.next_tag } else { 0 };
         self.next_tag += 1;
-        let op = Op { kind, offset: first * BLOCK, len: count * BLOCK };
         for block in blocks(&op) {
             self.may_hold[block].push((request, tag));
         }
         self.asked.insert(request, Asked::Change { op, tag });
-        Some((request, DeviceOp::Change(op), tag))
+        (request, device, tag)
     }
 
     /// The device answered; says whether that was a flush done.

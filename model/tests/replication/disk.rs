@@ -1,6 +1,6 @@
 //! A disk with a page cache: after a crash any subset of what was not synced survives.
 
-use crate::Dice;
+use crate::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 use thermidor_model::NodeId;
 use thermidor_model::replication::{EXTENT_BYTES, Image, ImageHeader, Op, OpKind};
@@ -14,7 +14,7 @@ pub fn blocks(op: &Op) -> std::ops::Range<usize> {
 
 pub type Hashes = Vec<(u64, [u8; 32])>;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub enum Job {
     Store { id: u64, op: Op, tags: Vec<u64> },
     Sync { id: u64, header: Option<ImageHeader>, seen: Vec<usize> },
@@ -25,7 +25,7 @@ pub enum Job {
 }
 
 /// One image. Each block holds the tag of the write that made it; 0 is empty.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Disk {
     pub header: ImageHeader,
     pub marked: BTreeSet<u64>,
@@ -82,6 +82,11 @@ impl Disk {
         self.jobs.insert(token, job);
     }
 
+    /// What runs.
+    pub fn jobs(&self) -> impl Iterator<Item = u64> + '_ {
+        self.jobs.keys().copied()
+    }
+
     pub fn finish(&mut self, token: u64) -> Option<Job> {
         let job = self.jobs.remove(&token)?;
         match &job {
@@ -110,7 +115,7 @@ impl Disk {
     }
 
     /// The process is gone; with `power` the page cache too.
-    pub fn crash(&mut self, power: bool, dice: &mut Dice) {
+    pub fn crash(&mut self, power: bool, dice: &mut impl Chance) {
         for job in std::mem::take(&mut self.jobs).into_values() {
             match job {
                 Job::Store { op, tags, .. } => {

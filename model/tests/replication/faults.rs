@@ -1,7 +1,10 @@
 //! What goes wrong, what the leader does about it, and what must hold all the same.
 
-use crate::world::{Happening, LEASE_MS, MARGIN_MS, MS, Machine, World};
+use crate::disk::BLOCK;
+use crate::world::{Happening, LEASE_MS, MARGIN_MS, MS, Machine, Node, World};
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::Rc;
 use thermidor_model::NodeId;
 use thermidor_model::command::{Command, Outcome, Why};
 use thermidor_model::replication::{Answer, Event};
@@ -12,7 +15,7 @@ impl World {
 
     /// Everybody learns of the applied state, each in its own time.
     pub fn announce(&mut self) {
-        let volume = self.raft.volume().clone();
+        let volume = Rc::new(self.raft.volume().clone());
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         for node in nodes {
             let high = if self.dice.permille(100) { 300 } else { 15 };
@@ -22,6 +25,7 @@ impl World {
 
     pub fn propose(&mut self, id: NodeId, command: Command) {
         self.note(|| format!("{id} proposes {command:?}"));
+        let command = Box::new(command);
         let life = self.node(id).life;
         let isolated = self.nodes[&id].isolated_until;
         let lost = !self.calm && self.dice.permille(80);
@@ -41,6 +45,7 @@ impl World {
     pub fn apply(&mut self, node: NodeId, life: u64, command: Command, silent: bool) {
         let outcome = self.raft.apply(command.clone());
         self.note(|| format!("applied {command:?}: {outcome:?} -> {:?}", self.raft.volume().in_sync));
+        self.check_members();
         self.announce();
         if silent {
             return;
@@ -62,7 +67,11 @@ impl World {
         let known = node.view.as_ref().is_some_and(|view| view.epoch == epoch);
         let usable = match &node.machine {
             Machine::Active(active) => active.epoch() == epoch && !node.fenced,
-            Machine::Follower(follower) => follower.header().promised < epoch,
+            // whose disk has failed gives its lease back
+            Machine::Follower(follower) => {
+                let header = follower.header();
+                header.promised < epoch && !header.failed
+            }
             Machine::Down => node.life == 0,
         };
         if active != Some(id) || node.isolated_until > now_us || !node.up || !known || !usable || lost {
@@ -157,7 +166,7 @@ impl World {
         self.note(|| format!("{id} has detached"));
         self.fenced(id);
         if self.epoch_of(id) == epoch_was {
-            let command = Command::Stopped { service: mail(), epoch_was, node: id };
+            let command = Box::new(Command::Stopped { service: mail(), epoch_was, node: id });
             self.after(0, 20, Happening::Apply { node: id, life, command, silent: true });
         }
     }
@@ -183,6 +192,7 @@ impl World {
             disk.crash(power, &mut dice);
         }
         self.dice = dice;
+        self.check_member(id, 0..(self.size_bytes / BLOCK) as usize);
         self.hang_up(id);
         self.after(back_ms / 2, back_ms, Happening::Start { node: id });
     }
@@ -278,18 +288,52 @@ impl World {
 
     pub fn check_single_active(&mut self) {
         let now_ms = self.now_us / MS;
-        let serving = |machine: &Machine| matches!(machine, Machine::Active(a) if a.serving(now_ms));
-        let active: Vec<NodeId> = self.nodes.values().filter(|n| serving(&n.machine)).map(|n| n.id).collect();
-        if active.len() > 1 {
+        let serving = |node: &&Node| matches!(&node.machine, Machine::Active(a) if a.serving(now_ms));
+        if self.nodes.values().filter(serving).count() > 1 {
+            let active: Vec<NodeId> = self.nodes.values().filter(serving).map(|n| n.id).collect();
             self.violate(format!("invariant 1: {active:?} serve at once"));
         }
     }
 
+    /// No member of the in-sync set could lose what was flushed, if it lost power now.
+    pub fn check_members(&mut self) {
+        let members: Vec<NodeId> = self.raft.volume().in_sync.iter().copied().collect();
+        for member in members {
+            self.check_member(member, 0..(self.size_bytes / BLOCK) as usize);
+        }
+    }
+
+    /// The same of some blocks of one radiator, if it is a member.
+    pub fn check_member(&mut self, id: NodeId, mut within: Range<usize>) {
+        let volume = self.raft.volume();
+        let Some(disk) = self.nodes[&id]
+            .disk
+            .as_ref()
+            .filter(|d| volume.in_sync.contains(&id) && volume.replicas.get(&id) == Some(&d.header.replica))
+        else {
+            return;
+        };
+        let bad = |block: &usize| disk.could_be(*block).any(|tag| !self.client.allows(*block, tag));
+        if let Some(block) = within.find(bad) {
+            let could_be: Vec<u64> = disk.could_be(block).collect();
+            let may_hold = self.client.may_hold(block);
+            self.violate(format!(
+                "invariant 2: block {block} on {id}, a member, could be {could_be:?}, not {may_hold:?}"
+            ));
+        }
+    }
+
     pub fn healed(&mut self) -> bool {
-        self.now_us > self.faults_until_us + 400 * MS
+        self.now_us > self.faults_until_us + 250 * MS
             && self.client.idle()
             && self.client.at.is_some()
-            && self.why_not_healed().is_empty()
+            && self.is_whole()
+    }
+
+    /// Whether every replica is in sync and equal, and the device attached.
+    fn is_whole(&self) -> bool {
+        let volume = self.raft.volume();
+        volume.in_sync.len() == volume.replicas.len() && self.why_not_healed().is_empty()
     }
 
     pub fn why_not_healed(&self) -> String {

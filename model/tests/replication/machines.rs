@@ -2,6 +2,7 @@
 
 use crate::disk::{Disk, Job, blocks};
 use crate::world::{Happening, LIMITS, MS, Machine, World};
+use std::rc::Rc;
 use thermidor_model::NodeId;
 use thermidor_model::replication::{
     Active, Effect, Event, Follower, FollowerEffect, FollowerEvent, Frame, Image, ImageHeader, LocalEffect,
@@ -27,6 +28,9 @@ impl World {
         let (rules, now_ms, size_bytes) = (self.rules, self.now_us / MS, self.size_bytes);
         let now_us = self.now_us;
         let node = self.node(id);
+        if matches!(&node.machine, Machine::Active(_) if !node.fenced) {
+            return;
+        }
         let Some(view) = node.view.clone().filter(|_| node.up) else { return };
         let leased = node.lease.0 == view.epoch && node.lease.1 > now_us;
         let Some(replica) = view.replicas.get(&id).copied() else { return };
@@ -131,12 +135,12 @@ impl World {
         }
     }
 
-    pub fn viewed(&mut self, id: NodeId, volume: Volume) {
+    pub fn viewed(&mut self, id: NodeId, volume: Rc<Volume>) {
         if self.nodes[&id].isolated_until > self.now_us {
             let until = self.nodes[&id].isolated_until;
             return self.at(until, Happening::View { node: id, volume });
         }
-        let newer = |old: &Volume| (old.epoch, old.set_version) > (volume.epoch, volume.set_version);
+        let newer = |old: &Rc<Volume>| (old.epoch, old.set_version) > (volume.epoch, volume.set_version);
         if self.nodes[&id].view.as_ref().is_some_and(newer) {
             return;
         }
@@ -147,7 +151,9 @@ impl World {
                 self.after(0, 10, Happening::Connect { node: id, life, to: *to });
             }
         }
-        self.tell_active(id, Event::Config(volume));
+        if let Machine::Active(_) = self.node(id).machine {
+            self.tell_active(id, Event::Config(Volume::clone(&volume)));
+        }
         self.renew_machine(id);
     }
 
@@ -262,7 +268,10 @@ impl World {
         let event = match job {
             None if bad => LocalEvent::Failed { error: "EIO".into() },
             None => return,
-            Some(Job::Store { id, .. }) => LocalEvent::Stored { id },
+            Some(Job::Store { id: number, op, .. }) => {
+                self.check_member(id, blocks(&op));
+                LocalEvent::Stored { id: number }
+            }
             Some(Job::Sync { id, .. }) => LocalEvent::Synced { id },
             Some(Job::Mark { .. }) => LocalEvent::Marked,
             Some(Job::Save(_)) => LocalEvent::HeaderSaved,

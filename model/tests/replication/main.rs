@@ -1,18 +1,40 @@
 //! The replication protocol: a scenario per rule, and a simulator in which one seed is one run.
 //!
-//! `SEEDS=100000` runs more of them, `SEED=17` replays one with its trace.
+//! `SEEDS=1000000` runs more of them, `FROM=100000` begins with that one, `SEED=17` replays one with its
+//! trace: `SEED=17 cargo test -p thermidor-model --test replication whatever -- --nocapture`.
 
 mod bench;
 mod client;
 mod disk;
 mod faults;
+mod homes;
 mod machines;
 mod network;
 mod raft;
 mod replica;
 mod scenarios;
+mod search;
 mod seeds;
+mod small;
 mod world;
+
+/// Where a crash's outcome comes from.
+pub trait Chance {
+    /// True in so many of a thousand.
+    fn permille(&mut self, of: u64) -> bool;
+    /// One of these; none of nothing.
+    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T>;
+}
+
+impl Chance for Dice {
+    fn permille(&mut self, of: u64) -> bool {
+        Dice::permille(self, of)
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        Dice::pick(self, of)
+    }
+}
 
 /// A small generator (splitmix64): the same seed, the same run, on every machine and version.
 #[derive(Debug, Clone)]

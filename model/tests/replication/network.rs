@@ -132,11 +132,11 @@ impl World {
             return;
         }
         let calm = self.calm;
-        if calm && self.now_us > self.faults_until_us + 300 * MS && !self.client.idle() {
+        if calm && self.now_us > self.faults_until_us + 200 * MS && !self.client.idle() {
             return;
         }
         let mut dice = self.dice.clone();
-        let asked = self.client.ask(&mut dice, calm && self.now_us > self.faults_until_us + 300 * MS);
+        let asked = self.client.ask(&mut dice, calm && self.now_us > self.faults_until_us + 200 * MS);
         self.dice = dice;
         if let Some((request, op, tag)) = asked {
             if let DeviceOp::Change(change) = op {

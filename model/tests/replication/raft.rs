@@ -8,7 +8,7 @@ use thermidor_model::state::{State, Volume};
 use thermidor_model::testing::{box_volume, declare, home_spec, joined, mail, service_on, volume_spec};
 
 /// The applied state, and until when each epoch's lease may be held.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raft {
     pub state: State,
     pub lease_until_us: u64,

@@ -138,6 +138,24 @@ fn a_catch_up_from_another_moment_says_torn_until_it_has_settled() {
 }
 
 #[test]
+fn what_was_written_after_the_settling_flush_was_asked_keeps_its_mark() {
+    let limits = Limits { marked_max: 1, ..Limits::default() };
+    let mut replica = Replica { follower: Follower::start(image(2, &[3]), limits), handle: 0 };
+    replica.hello(1, EPOCH);
+    replica.disk(LocalEvent::HeaderSaved);
+    replica.hear(1, Frame::Begin { torn: true });
+    replica.disk(LocalEvent::HeaderSaved);
+    replica.hear(1, Frame::Flush { seq: 5, all_durable: 0 });
+    replica.hear(1, Frame::Op { seq: 6, op: write(3) });
+    replica.disk(LocalEvent::Synced { id: 5 });
+    replica.disk(LocalEvent::HeaderSaved);
+    assert!(!replica.follower.header().torn);
+    replica.hear(1, Frame::Flush { seq: 7, all_durable: 5 });
+    let effects = replica.hear(1, Frame::Op { seq: 8, op: write(4) });
+    assert_eq!(local(&effects), [LocalEffect::Mark { mark: vec![4], unmark: vec![] }], "6 is not durable");
+}
+
+#[test]
 fn an_io_error_marks_it_durably_failed_and_it_serves_nobody_any_more() {
     let mut replica = Replica::following(false);
     let effects = replica.disk(LocalEvent::Failed { error: "EIO".into() });

@@ -1,10 +1,51 @@
 //! Many seeds, and for each rule switched off: the simulator notices.
 
 use crate::world::World;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 use thermidor_model::replication::Rules;
+
+/// How many seeds `make test` runs; `make soak` runs more.
+const SEEDS: u64 = 100_000;
+const REPLAY: &str = "cargo test -p thermidor-model --test replication whatever -- --nocapture";
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// What the runs of some seeds came to.
+#[derive(Debug, Default)]
+struct Sum {
+    flushes: u64,
+    takeovers: u64,
+    repaired: u64,
+    /// The lowest seed that broke something, and how.
+    broken: Option<(u64, String)>,
+}
+
+/// Runs seeds from a shared counter until there are none or one has broken something.
+fn run_some(next: &AtomicU64, end: u64, sum: &Mutex<Sum>) {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return;
+        }
+        let mut world = World::new(seed, Rules::default(), false);
+        let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+        let result = result.unwrap_or_else(|_| Err("it panicked".into()));
+        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.flushes += world.client.flushes;
+        sum.takeovers += world.takeovers;
+        sum.repaired += u64::from(world.repaired);
+        if let Err(broken) = result {
+            next.store(end, Ordering::Relaxed);
+            if sum.broken.as_ref().is_none_or(|(known, _)| seed < *known) {
+                sum.broken = Some((seed, broken));
+            }
+        }
+    }
 }
 
 #[test]
@@ -14,20 +55,23 @@ fn whatever_breaks_nothing_flushed_is_lost_and_the_home_heals() {
         assert_eq!(result, Ok(()), "seed {seed}");
         return;
     }
-    let seeds = number("SEEDS").unwrap_or(2000);
-    let (mut flushes, mut takeovers, mut repaired) = (0, 0, 0);
-    for seed in 0..seeds {
-        let mut world = World::new(seed, Rules::default(), false);
-        if let Err(broken) = world.run() {
-            panic!(
-                "seed {seed}: {broken}\nreplay: SEED={seed} cargo test --test replication whatever -- --nocapture"
-            );
+    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, sum, began) = (AtomicU64::new(from), Mutex::new(Sum::default()), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| run_some(&next, from + seeds, &sum));
         }
-        flushes += world.client.flushes;
-        takeovers += world.takeovers;
-        repaired += u64::from(world.repaired);
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some((seed, broken)) = sum.broken {
+        panic!("seed {seed}: {broken}\nreplay: SEED={seed} {REPLAY}");
     }
-    println!("{seeds} seeds: {flushes} flushes, {takeovers} take-overs, {repaired} waited for a lost disk");
+    let Sum { flushes, takeovers, repaired, .. } = sum;
+    let seconds = began.elapsed().as_secs();
+    println!(
+        "{seeds} seeds: {flushes} flushes, {takeovers} take-overs, {repaired} waited for a lost disk; {seconds} s"
+    );
     assert!(flushes > seeds * 5, "only {flushes} flushes in {seeds} seeds: the simulator does nothing");
     assert!(takeovers > seeds * 2, "only {takeovers} take-overs in {seeds} seeds");
     assert!(repaired * 20 < seeds, "{repaired} of {seeds} runs lost every in-sync disk");

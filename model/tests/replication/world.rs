@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::disk::{BLOCK, Disk};
 use crate::raft::Raft;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use thermidor_model::NodeId;
 use thermidor_model::command::Command;
 use thermidor_model::replication::{Active, Answer, Event, Follower, Frame, Limits, Rules};
@@ -40,7 +41,7 @@ pub struct Node {
     pub machine: Machine,
     /// Raised with every start of the process.
     pub life: u64,
-    pub view: Option<Volume>,
+    pub view: Option<Rc<Volume>>,
     pub lease: (u64, u64),
     pub frozen_until: u64,
     /// Hears nothing of Raft until then.
@@ -81,9 +82,9 @@ pub enum Happening {
     Arrive { session: u64, way: usize },
     Connect { node: NodeId, life: u64, to: NodeId },
     Disk { node: NodeId, life: u64, token: u64 },
-    View { node: NodeId, volume: Volume },
+    View { node: NodeId, volume: Rc<Volume> },
     Answer { node: NodeId, life: u64, answer: Answer },
-    Apply { node: NodeId, life: u64, command: Command, silent: bool },
+    Apply { node: NodeId, life: u64, command: Box<Command>, silent: bool },
     Tick { node: NodeId },
     Ask,
     Plan,
@@ -129,7 +130,7 @@ impl World {
         let raft = Raft::new(radiators, replicas, size_bytes);
         let client = Client::new((size_bytes / BLOCK) as usize);
         let mut world = Self {
-            faults_until_us: dice.range(500, 2500) * MS,
+            faults_until_us: dice.range(300, 1500) * MS,
             dice,
             now_us: 1_000_000,
             raft,
@@ -247,7 +248,7 @@ impl World {
                     self.tell_active(node, Event::Answered(answer));
                 }
             }
-            Happening::Apply { node, life, command, silent } => self.apply(node, life, command, silent),
+            Happening::Apply { node, life, command, silent } => self.apply(node, life, *command, silent),
             Happening::Tick { node } => self.tick(node),
             Happening::Ask => self.ask(),
             Happening::Plan => self.plan(),

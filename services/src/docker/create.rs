@@ -1,8 +1,8 @@
 //! Creates containers before they are needed, so that a take-over is a start.
 
 use super::{
-    BindMount, ContainerPlan, Engine, EngineError, LABEL_HOME, LABEL_MOUNTS, LABEL_PLAN, LABEL_SERVICE,
-    mounts,
+    BindMount, ContainerPlan, Engine, EngineConfig, EngineError, LABEL_HOME, LABEL_MOUNTS, LABEL_PLAN,
+    LABEL_SERVICE, mounts,
 };
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
@@ -21,6 +21,8 @@ impl Engine {
             Err(e @ EngineError::Files { .. }) => Readiness::Failed(
                 std::error::Error::source(&e).map_or(e.to_string(), |s| format!("{e}: {s}")),
             ),
+            // An engine that starts, or is busy, says nothing about the service.
+            Err(e) if e.may_pass() => Readiness::Preparing(e.to_string()),
             Err(e) => Readiness::Failed(e.to_string()),
         }
     }
@@ -57,7 +59,7 @@ impl Engine {
         let client = self.client().await?;
         let name = self.container(&plan.service);
         let what = format!("create {name}");
-        let body = body(plan, hash, &self.config.home, self.config.network.as_deref())?;
+        let body = body(plan, hash, &self.config)?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let made =
             self.call(&what, self.config.limits.act, client.create_container(Some(options), body)).await?;
@@ -69,16 +71,11 @@ impl Engine {
 }
 
 /// What Docker is told.
-fn body(
-    plan: &ContainerPlan,
-    hash: &str,
-    home: &str,
-    network: Option<&str>,
-) -> Result<ContainerCreateBody, EngineError> {
+fn body(plan: &ContainerPlan, hash: &str, config: &EngineConfig) -> Result<ContainerCreateBody, EngineError> {
     let mounts_label = serde_json::to_string(&plan.mounts)
         .map_err(|e| EngineError::Garbled { what: "describe the mounts".into(), why: e.to_string() })?;
     let labels = HashMap::from([
-        (LABEL_HOME.to_owned(), home.to_owned()),
+        (LABEL_HOME.to_owned(), config.home.clone()),
         (LABEL_SERVICE.to_owned(), plan.service.to_string()),
         (LABEL_PLAN.to_owned(), hash.to_owned()),
         (LABEL_MOUNTS.to_owned(), mounts_label),
@@ -109,7 +106,8 @@ fn body(
         readonly_rootfs: Some(plan.read_only_root),
         tmpfs: Some(plan.tmpfs.clone().into_iter().collect()),
         mounts: Some(plan.mounts.iter().map(mount).collect::<Result<_, _>>()?),
-        network_mode: network.map(str::to_owned),
+        network_mode: config.network.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
             config: Some(HashMap::from([
@@ -163,7 +161,8 @@ mod tests {
     #[test]
     fn a_container_is_hardened_labelled_and_never_restarted_by_docker() {
         let plan = ContainerPlan { memory_max_bytes: Some(64 << 20), cpus_max: Some(0.5), ..plan() };
-        let body = body(&plan, "h1", "maison", None).unwrap();
+        let dir = std::path::Path::new("/nowhere");
+        let body = body(&plan, "h1", &EngineConfig::new("maison", dir)).unwrap();
         let host = body.host_config.unwrap();
         assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));

@@ -92,6 +92,11 @@ impl EngineError {
         matches!(self, Self::Refused { status, .. } if *status == wanted)
     }
 
+    /// Docker says by a status of its own (409) that a container does not run.
+    pub(super) fn is_podmans_not_running(&self) -> bool {
+        matches!(self, Self::Refused { status: 500, why, .. } if why.contains("can only kill running containers"))
+    }
+
     pub(super) fn from_bollard(what: &str, error: bollard::errors::Error) -> Self {
         use bollard::errors::Error as B;
         let what = what.to_owned();

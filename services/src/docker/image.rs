@@ -119,7 +119,9 @@ impl Engine {
             }
             if let Some(failed) = step.failed {
                 let last = Vec::from(lines).join(" | ");
-                let why = if last.is_empty() { failed } else { format!("{failed}; last words: {last}") };
+                let failed = failed.trim();
+                let why =
+                    if last.is_empty() { failed.to_owned() } else { format!("{failed}; last words: {last}") };
                 return Err(EngineError::Image { image: image.to_owned(), why });
             }
         }

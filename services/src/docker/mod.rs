@@ -9,11 +9,13 @@ mod create;
 mod epoch;
 mod error;
 mod image;
+mod inspect;
 mod mounts;
 mod pack;
 mod plan;
 mod run;
 mod seed;
+mod socket;
 mod watch;
 
 pub use cgroup::{Cgroup, cgroup_of};
@@ -21,6 +23,7 @@ pub use error::EngineError;
 pub use pack::pack_context;
 pub use plan::{BindMount, CAPABILITIES, ContainerPlan, ImageSource, PIDS_MAX};
 pub use run::Found;
+pub use socket::{podman_socket, usual_socket};
 pub use watch::{ContainerEvent, LogLine, Usage};
 
 use bollard::{API_DEFAULT_VERSION, Docker};
@@ -82,6 +85,8 @@ pub struct EngineConfig {
     pub network: Option<String>,
     /// Network of builds (`host` where containers have no way out); `None`: the engine's default.
     pub build_network: Option<String>,
+    /// The control group below which the engine puts containers; `None`: the engine's default.
+    pub cgroup_parent: Option<String>,
     /// How long calls may take.
     pub limits: Limits,
 }
@@ -90,11 +95,12 @@ impl EngineConfig {
     /// The usual socket, network and limits.
     pub fn new(home: impl Into<String>, data: &Path) -> Self {
         Self {
-            socket: PathBuf::from("/var/run/docker.sock"),
+            socket: usual_socket(),
             home: home.into(),
             epochs: data.join("epochs"),
             network: None,
             build_network: None,
+            cgroup_parent: None,
             limits: Limits::default(),
         }
     }

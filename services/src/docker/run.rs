@@ -1,14 +1,11 @@
 //! Starts, stops, kills, removes and finds the containers of this home.
 
-use super::{
-    BindMount, Engine, EngineError, LABEL_HOME, LABEL_MOUNTS, LABEL_PLAN, LABEL_SERVICE, mounts, seed,
-};
-use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
+use super::inspect::Inspected;
+use super::{BindMount, Engine, EngineError, LABEL_MOUNTS, LABEL_PLAN, mounts, seed};
 use bollard::query_parameters::{
-    InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use thermidor_model::ServiceName;
@@ -98,7 +95,10 @@ impl Engine {
         let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
         let name = self.container(service);
         let killed = client.kill_container(&name, Some(options));
-        accept(self.call(&format!("kill {service}"), self.config.limits.act, killed).await, &[404, 409])
+        match self.call(&format!("kill {service}"), self.config.limits.act, killed).await {
+            Err(e) if e.is_podmans_not_running() => Ok(()),
+            killed => accept(killed, &[404, 409]),
+        }
     }
 
     /// Removes the container, killing it if it runs; its image stays. Not there: well.
@@ -113,19 +113,7 @@ impl Engine {
 
     /// All containers of this home, by service.
     pub async fn list(&self) -> Result<Vec<Found>, EngineError> {
-        let client = self.client().await?;
-        let label = format!("{LABEL_HOME}={}", self.config.home);
-        let filters = HashMap::from([("label", vec![label])]);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let listed = self
-            .call("list containers", self.config.limits.ask, client.list_containers(Some(options)))
-            .await?;
-        let mut services: Vec<ServiceName> = listed
-            .into_iter()
-            .filter_map(|c| c.labels?.remove(LABEL_SERVICE))
-            .filter_map(|name| ServiceName::new(name).ok())
-            .collect();
-        services.sort();
+        let services = self.services().await?;
         let mut all = Vec::with_capacity(services.len());
         for service in services {
             all.extend(self.find(&service).await?);
@@ -143,55 +131,39 @@ impl Engine {
         Ok(self.find(service).await?.and_then(|found| found.address))
     }
 
-    pub(super) async fn inspect(
-        &self,
-        service: &ServiceName,
-    ) -> Result<Option<ContainerInspectResponse>, EngineError> {
-        let client = self.client().await?;
-        let name = self.container(service);
-        let inspected = client.inspect_container(&name, None::<InspectContainerOptions>);
-        match self.call(&format!("look at {service}"), self.config.limits.ask, inspected).await {
-            Ok(inspected) => Ok(Some(inspected)),
-            Err(e) if e.is_status(404) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn found(&self, service: ServiceName, inspected: &ContainerInspectResponse) -> Found {
-        let id = inspected.id.clone().unwrap_or_default();
-        let label = |name: &str| inspected.config.as_ref()?.labels.as_ref()?.get(name).cloned();
-        let state = inspected.state.clone().unwrap_or_default();
-        let running = state.running.unwrap_or(false);
+    fn found(&self, service: ServiceName, inspected: &Inspected) -> Found {
+        let (id, state) = (inspected.id.clone(), &inspected.state);
+        let running = state.running;
         // Docker writes the year 1 for "never".
-        let started_at = state.started_at.filter(|at| !at.starts_with("0001-"));
-        let healthy = match state.health.and_then(|h| h.status) {
-            Some(HealthStatusEnum::HEALTHY) => Some(true),
-            Some(HealthStatusEnum::UNHEALTHY) => Some(false),
+        let started_at = state.started_at.clone().filter(|at| !at.starts_with("0001-"));
+        let healthy = match state.health.as_ref().and_then(|h| h.status.as_deref()) {
+            Some("healthy") => Some(true),
+            Some("unhealthy") => Some(false),
             _ => None,
         };
-        let networks = inspected.network_settings.as_ref().and_then(|n| n.networks.as_ref());
+        let networks = inspected.network_settings.networks.as_ref();
         let mut addresses =
             networks.into_iter().flat_map(|n| n.values()).filter_map(|n| n.ip_address.as_ref());
         Found {
             epoch: self.epochs.read(&service, &id),
             service,
-            plan_hash: label(LABEL_PLAN).unwrap_or_default(),
+            plan_hash: inspected.label(LABEL_PLAN).cloned().unwrap_or_default(),
             running,
-            pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| running && *pid > 0),
-            exit_code: state.exit_code.filter(|_| !running && started_at.is_some()),
-            oom: state.oom_killed.unwrap_or(false),
+            pid: u32::try_from(state.pid).ok().filter(|pid| running && *pid > 0),
+            exit_code: Some(state.exit_code).filter(|_| !running && started_at.is_some()),
+            oom: state.oom_killed,
             started_at,
             healthy,
             address: addresses.find_map(|text| text.parse().ok()).filter(|_| running),
-            error: state.error.unwrap_or_default(),
+            error: state.error.clone().unwrap_or_default(),
             id,
         }
     }
 }
 
 /// The mounts as they were planned, kept in a label.
-fn binds(inspected: &ContainerInspectResponse) -> Result<Vec<BindMount>, EngineError> {
-    let label = inspected.config.as_ref().and_then(|c| c.labels.as_ref()).and_then(|l| l.get(LABEL_MOUNTS));
+fn binds(inspected: &Inspected) -> Result<Vec<BindMount>, EngineError> {
+    let label = inspected.label(LABEL_MOUNTS);
     let garbled = |why: String| EngineError::Garbled { what: "read the mounts of a container".into(), why };
     let text = label.ok_or_else(|| garbled(format!("label {LABEL_MOUNTS} is missing")))?;
     serde_json::from_str(text).map_err(|e| garbled(e.to_string()))

@@ -2,8 +2,9 @@
 //! does with its own named volumes: a service whose image keeps its data under another user
 //! could not write there otherwise.
 
+use super::inspect::Inspected;
 use super::{BindMount, Engine, EngineError};
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, RemoveContainerOptionsBuilder,
 };
@@ -37,11 +38,10 @@ impl Engine {
     pub(super) async fn seed(
         &self,
         service: &ServiceName,
-        inspected: &ContainerInspectResponse,
+        inspected: &Inspected,
         bind: &BindMount,
     ) -> Result<(), EngineError> {
-        let image = inspected.image.clone().unwrap_or_default();
-        let archive = self.folder_of_image(service, &image, &bind.path).await?;
+        let archive = self.folder_of_image(service, &inspected.image, &bind.path).await?;
         let Some(archive) = archive else { return Ok(()) };
         let folder = bind.host.clone();
         let filled = tokio::task::spawn_blocking(move || fill(&folder, &archive)).await;

@@ -27,6 +27,10 @@ pub struct ContainerEvent {
     pub exit_code: Option<i64>,
 }
 
+/// The events that are asked for: Docker's names, and Podman's own for two of them.
+const EVENTS: [&str; 9] =
+    ["start", "die", "died", "oom", "kill", "stop", "destroy", "remove", "health_status"];
+
 /// What a container has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -86,9 +90,11 @@ impl Engine {
         self.log_lines(service, options).await
     }
 
-    /// What the containers of this home do from now on. Ends when the engine does: then list anew.
+    /// What the containers of this home have done since a Unix second, and do from now on. Ends when the engine
+    /// does: then list anew.
     pub async fn events(
         &self,
+        since_s: u64,
     ) -> Result<impl Stream<Item = Result<ContainerEvent, EngineError>> + Send + use<>, EngineError> {
         let client = self.client().await?;
         let of = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
@@ -96,16 +102,22 @@ impl Engine {
         let filters = HashMap::from([
             ("label", vec![format!("{LABEL_HOME}={}", self.config.home)]),
             ("type", of(&["container"])),
-            ("event", of(&["start", "die", "oom", "kill", "stop", "destroy", "health_status"])),
+            ("event", of(&EVENTS)),
         ]);
-        let options = EventsOptionsBuilder::default().filters(&filters).build();
+        let options = EventsOptionsBuilder::default().since(&since_s.to_string()).filters(&filters).build();
         Ok(client.events(Some(options)).filter_map(|event| async move {
             match event {
                 Ok(event) => {
                     let mut attributes = event.actor?.attributes?;
                     let service = ServiceName::new(attributes.remove(LABEL_SERVICE)?).ok()?;
-                    let exit_code = attributes.get("exitCode").and_then(|code| code.parse().ok());
-                    Some(Ok(ContainerEvent { service, action: event.action?, exit_code }))
+                    let code = attributes.get("exitCode").or_else(|| attributes.get("containerExitCode"));
+                    let exit_code = code.and_then(|code| code.parse().ok());
+                    let action = match event.action? {
+                        died if died == "died" => "die".to_owned(),
+                        removed if removed == "remove" => "destroy".to_owned(),
+                        action => action,
+                    };
+                    Some(Ok(ContainerEvent { service, action, exit_code }))
                 }
                 Err(e) => Some(Err(EngineError::from_bollard("follow the events", e))),
             }

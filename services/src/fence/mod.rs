@@ -1,6 +1,10 @@
 //! Kills a container through its cgroup, whatever state Docker is in: by `cgroup.kill` where
 //! there is one (version 2), else by SIGKILL to everything listed until nothing is (version 1).
 
+mod place;
+
+pub use place::Place;
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -15,6 +19,9 @@ pub enum FenceError {
     /// A path that no container can have.
     #[error("{0} is no container's cgroup: it must be an absolute path below a cgroup file system's root")]
     NoContainer(PathBuf),
+    /// Nothing that an engine gives as a container's id.
+    #[error("{0:?} is no container's id: it must be 64 hexadecimal digits")]
+    NoId(String),
     /// The kernel refuses to list or kill.
     #[error("cannot kill through {path}")]
     Kernel {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thermidor_model::ServiceName;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The guard's page, opened when it is first there.
@@ -51,7 +52,10 @@ struct Cut {
 
 /// All sessions of this ingress. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Cuts(Arc<Mutex<BTreeMap<Under, Cut>>>);
+pub struct Cuts {
+    open: Arc<Mutex<BTreeMap<Under, Cut>>>,
+    entered: Arc<Notify>,
+}
 
 /// A session's place among [`Cuts`]; leaving is dropping it.
 pub struct Seat {
@@ -62,7 +66,7 @@ pub struct Seat {
 
 impl Cuts {
     fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<Under, Cut>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a place.
@@ -74,7 +78,13 @@ impl Cuts {
             cut.sessions += 1;
             cut.token.clone()
         });
+        self.entered.notify_one();
         Seat { cuts: self.clone(), under, token }
+    }
+
+    /// Ends once a session has entered since the last call.
+    pub async fn entered(&self) {
+        self.entered.notified().await;
     }
 
     /// How many sessions are open.

@@ -101,6 +101,11 @@ impl Listeners {
         !self.failed.is_empty() && Instant::now() >= self.retry_at
     }
 
+    /// How long until a port is tried again, if one is still to be had.
+    pub fn retry_in(&self) -> Option<Duration> {
+        (!self.failed.is_empty()).then(|| self.retry_at.saturating_duration_since(Instant::now()))
+    }
+
     /// Where it listens.
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.open.keys().map(|door| door.address()).collect()

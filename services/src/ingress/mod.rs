@@ -2,6 +2,7 @@
 //! connections on to the active one, parking those that come while there is none.
 
 mod cuts;
+mod folder_watch;
 mod gates;
 mod listeners;
 mod pass;
@@ -14,6 +15,7 @@ pub use routes::{PortRoute, ROUTES_FILE, ROUTES_VERSION, Route, Routes, RoutesEr
 
 use crate::link::Link;
 use cuts::{Cuts, Leases};
+use folder_watch::FolderWatch;
 use gates::Gates;
 use listeners::{Door, Listeners};
 use routes::RoutesFile;
@@ -33,8 +35,10 @@ pub const STATUS_FILE: &str = "ingress.json";
 
 /// How often leases are looked at while sessions are open.
 const LOOK_BUSY: Duration = Duration::from_millis(10);
-/// How often the routing table is looked at.
-const LOOK_IDLE: Duration = Duration::from_millis(25);
+/// How often the routing table is looked at where nobody tells that it changed.
+const LOOK_UNTOLD: Duration = Duration::from_millis(25);
+/// How often everything is looked at when nothing has happened.
+const LOOK_IDLE: Duration = Duration::from_secs(1);
 /// How many tunnels may be in the making at once: a handshake costs some milliseconds of a slow CPU at
 /// either end, and all that are begun together must be done before any of them is given up.
 const DIALS_MAX: usize = 8;
@@ -117,6 +121,12 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
     let mut file = RoutesFile::new(&options.run_dir);
     let mut listeners = Listeners::new(options.connections_max);
     let (mut said, mut table_fault) = (None, None);
+    // Before the first look, so that no change falls between the two.
+    let watch = FolderWatch::start(&options.run_dir)
+        .inspect_err(
+            |e| tracing::warn!(error = %e, "nobody tells that the routing table changed: looking often"),
+        )
+        .ok();
     let mut wanted = doors(&options, &Routes::default());
     listeners.follow(&shared, &wanted);
     loop {
@@ -145,11 +155,30 @@ pub async fn run(options: IngressOptions, ending: CancellationToken) {
             table_fault: table_fault.clone(),
         };
         say(&options.run_dir, status, &mut said);
-        let pause = if shared.cuts.sessions() > 0 { LOOK_BUSY } else { LOOK_IDLE };
+        let busy = shared.cuts.sessions() > 0;
+        let pause = match &watch {
+            _ if busy => LOOK_BUSY,
+            None => LOOK_UNTOLD,
+            Some(_) => listeners.retry_in().map_or(LOOK_IDLE, |retry| retry.min(LOOK_IDLE)),
+        };
         tokio::select! {
             () = ending.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            () = shared.cuts.entered(), if !busy => {}
+            () = changed(watch.as_ref()) => {}
         }
+    }
+}
+
+/// Ends when something was written into the run directory; never where nobody tells.
+async fn changed(watch: Option<&FolderWatch>) {
+    let told = match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    };
+    if let Err(e) = told {
+        tracing::warn!(error = %e, "the run directory is watched no more");
+        std::future::pending::<()>().await;
     }
 }
 

@@ -22,6 +22,9 @@ const QUICK: Duration = Duration::from_secs(3);
 /// For attaching (journal replay, the first file system) and detaching (writing everything back).
 const SLOW: Duration = Duration::from_secs(60);
 
+/// How long a process keeps whoever awaits a change waiting.
+pub const AWAIT_MAX: Duration = Duration::from_secs(2);
+
 /// What the daemon asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -41,6 +44,8 @@ pub enum Request {
     },
     /// What it does.
     Status,
+    /// What it does, once it does something else than this; after [`AWAIT_MAX`] at the latest.
+    Await(Status),
     /// End; an attached device is taken away by force.
     Quit,
 }
@@ -141,6 +146,16 @@ pub struct ReplicaView {
 }
 
 impl Status {
+    /// Whether it does the same, however far it has got with it.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let views = |status: &Self| {
+            status.replicas.iter().map(|(node, r)| (*node, r.connected, r.counted)).collect::<Vec<_>>()
+        };
+        let words =
+            |s: &Self| (s.pid, s.state.clone(), s.epoch, s.mounted.clone(), s.set_version, s.fenced.clone());
+        words(self) == words(other) && self.in_sync == other.in_sync && views(self) == views(other)
+    }
+
     /// As the radiator reports it to the leader.
     pub fn report(&self) -> ReplicaReport {
         ReplicaReport {
@@ -245,6 +260,15 @@ impl VolumeControl {
     /// What it does.
     pub async fn status(&self) -> Result<Status, ControlError> {
         match self.ask(&Request::Status, QUICK).await? {
+            Reply::Status(status) => Ok(status),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// What it does, once that is something else than `seen`, or after [`AWAIT_MAX`]. A process of an earlier
+    /// version refuses.
+    pub async fn changed(&self, seen: &Status) -> Result<Status, ControlError> {
+        match self.ask(&Request::Await(seen.clone()), AWAIT_MAX + QUICK).await? {
             Reply::Status(status) => Ok(status),
             other => Err(self.senseless(&other)),
         }

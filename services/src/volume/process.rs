@@ -2,7 +2,7 @@
 //! goes on without the daemon.
 
 use super::Propose;
-use super::control::{Refused, Reply, Request, read_line, socket, write_line};
+use super::control::{AWAIT_MAX, Refused, Reply, Request, Status, read_line, socket, write_line};
 use super::device::Places;
 use super::roles::{Process, blocking, chain};
 use crate::link::Link;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_model::{NodeId, VolumeName};
+use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +21,10 @@ use tokio::signal::unix::{SignalKind, signal};
 const ALONE_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lock of another process, or a refusing socket, is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often is looked whether something has changed, for whoever awaits it.
+const CHANGED_EVERY: Duration = Duration::from_millis(25);
+/// Whoever awaits a change hears after so long of a catch-up that goes on.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// A control connection may take so long to say what it wants.
 const ASK_MAX: Duration = Duration::from_secs(5);
 
@@ -69,8 +74,15 @@ pub enum ProcessError {
 }
 
 /// To be called first, before any thread: makes the process one that memory pressure does not wait
-/// for and that a terminal does not end. Answers in words what this machine refused.
+/// for, that a terminal does not end, and that ends as a whole where one of its threads panics: the device
+/// fails at once and the daemon starts another, while half a process would serve nobody and hold everything.
+/// Answers in words what this machine refused.
 pub fn prepare() -> Vec<String> {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
     let mut refused = vec![];
     let mut try_it = |what: &str, done: io::Result<()>| {
         if let Err(e) = done {
@@ -161,7 +173,12 @@ impl Process {
         let reply = match tokio::time::timeout(ASK_MAX, read_line::<Request>(&mut stream)).await {
             Ok(Ok(request)) => {
                 let quits = request == Request::Quit;
-                let reply = self.answer(request).await.unwrap_or_else(Reply::Refused);
+                let awaits = matches!(request, Request::Await(_));
+                let reply = tokio::select! {
+                    reply = self.answer(request) => reply.unwrap_or_else(Reply::Refused),
+                    // Whoever awaits something may hang up; every other request is carried out.
+                    _ = stream.read_u8(), if awaits => return,
+                };
                 if quits {
                     self.quit.notify_one();
                 }
@@ -178,7 +195,12 @@ impl Process {
     async fn answer(self: &Arc<Self>, request: Request) -> Result<Reply, Refused> {
         match request {
             Request::Status => Ok(Reply::Status(self.status())),
+            Request::Await(seen) => Ok(Reply::Status(self.changed(&seen).await)),
             Request::Configure(configuration) => {
+                // Attaching may depend on what the home decides now: that does not wait until it is attached.
+                if self.reconfigure(&configuration) {
+                    return Ok(Reply::Done);
+                }
                 let _step = self.steps.lock().await;
                 self.configure(configuration).await.map(|()| Reply::Done)
             }
@@ -194,6 +216,19 @@ impl Process {
                 self.detach(force).await.map(|()| Reply::Done)
             }
             Request::Quit => Ok(Reply::Done),
+        }
+    }
+
+    /// What it does, once that is something else than `seen`.
+    async fn changed(&self, seen: &Status) -> Status {
+        let began = tokio::time::Instant::now();
+        loop {
+            let now = self.status();
+            let goes_on = now.behind_bytes != seen.behind_bytes && began.elapsed() >= PROGRESS_EVERY;
+            if !now.is_as(seen) || goes_on || began.elapsed() >= AWAIT_MAX {
+                return now;
+            }
+            tokio::time::sleep(CHANGED_EVERY).await;
         }
     }
 

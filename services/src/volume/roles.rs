@@ -97,25 +97,42 @@ impl Process {
         }
     }
 
+    /// Takes the record of a replica that is open already, also in the midst of a step. `false`: there is more
+    /// to do.
+    pub(super) fn reconfigure(self: &Arc<Self>, new: &Configuration) -> bool {
+        {
+            let mut state = lock(&self.state);
+            let open = state.disk.as_ref().map(|(id, _)| *id);
+            if open.is_none() || open != new.record.replicas.get(&self.options.node).copied() {
+                return false;
+            }
+            state.configured = Some(new.clone());
+        }
+        self.listen(new.record.port);
+        self.spread();
+        true
+    }
+
     pub(super) async fn configure(self: &Arc<Self>, new: Configuration) -> Result<(), Refused> {
         let Some(id) = new.record.replicas.get(&self.options.node).copied() else {
             lock(&self.state).configured = Some(new);
             self.rest("the home keeps no replica of this volume here".into()).await;
             return Ok(());
         };
+        if self.reconfigure(&new) {
+            return Ok(());
+        }
         let (create, port) = (new.create, new.record.port);
         let held = {
             let mut state = lock(&self.state);
             state.configured = Some(new);
-            state.disk.as_ref().map(|(id, _)| *id)
+            state.disk.is_some()
         };
-        if held.is_some_and(|held| held != id) {
+        if held {
             self.rest("the replica here is another one".into()).await;
         }
         self.listen(port);
-        if held != Some(id) {
-            self.open(id, create).await?;
-        }
+        self.open(id, create).await?;
         self.spread();
         Ok(())
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod letter;
+pub mod podman;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,16 +36,22 @@ impl Stage {
             println!("SKIPPED {test}: THERMIDOR_TEST_DOCKER names no Docker socket");
             return None;
         };
+        Some(Self::on(PathBuf::from(socket), None).await)
+    }
+
+    /// The stage on the engine that listens there, its containers below that control group.
+    pub async fn on(socket: PathBuf, cgroup_parent: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let home = format!("test-{}-{number}", std::process::id());
         let config = EngineConfig {
-            socket: PathBuf::from(socket),
+            socket,
+            cgroup_parent,
             build_network: Some("host".into()),
             ..EngineConfig::new(home, dir.path())
         };
         let engine = Engine::connect(config.clone()).await.unwrap();
-        Some(Self { engine, config, dir, images: vec![] })
+        Self { engine, config, dir, images: vec![] }
     }
 
     /// A folder of the stage that a container may see.

@@ -27,6 +27,7 @@ use thermidor_services::volume::process::{VolumeOptions, prepare, run};
 use thermidor_services::volume::{Unknown, mounts};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
 
 const ROLE: &str = "THERMIDOR_VOLUME_TEST";
 const PORT: u16 = 47_113;
@@ -374,6 +375,15 @@ impl Home {
 
     /// Raises the epoch, grants the lease and attaches.
     pub fn attach(&self, node: NodeId) -> Result<PathBuf, ControlError> {
+        let (attaching, _) = self.begin_to_attach(node)?;
+        self.wait(attaching).unwrap()
+    }
+
+    /// The same, without waiting until it is attached; in which epoch.
+    pub fn begin_to_attach(
+        &self,
+        node: NodeId,
+    ) -> Result<(JoinHandle<Result<PathBuf, ControlError>>, u64), ControlError> {
         let epoch = {
             let mut state = self.raft.state.lock().unwrap();
             let record = state.volumes.get_mut(&volume()).unwrap();
@@ -388,7 +398,20 @@ impl Home {
         self.grant(node, epoch);
         self.configure_all();
         self.configure(node)?;
-        self.wait(self.radiators[&node].control.attach(epoch, epoch))
+        let control = self.radiators[&node].control.clone();
+        let attaching = self.runtime.spawn(async move { control.attach(epoch, epoch).await });
+        Ok((attaching, epoch))
+    }
+
+    /// The home takes a replica out of the in-sync set.
+    pub fn drop_from_set(&self, node: NodeId) -> Outcome {
+        let (record, volume) = (self.record(), volume());
+        self.raft.apply(Command::DropFromSet {
+            volume,
+            epoch: record.epoch,
+            set_was: record.set_version,
+            node,
+        })
     }
 
     pub fn grant(&self, node: NodeId, epoch: u64) {

@@ -1,10 +1,13 @@
 //! `thermidor doctor`: what this machine lacks, and the command that mends it.
 
+use super::processes::engine_socket;
 use super::{Format, show};
 use crate::api::{Refused, Request, client, view};
 use crate::paths::Paths;
 use serde::Serialize;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use thermidor_services::docker::podman_socket;
 
 /// One thing looked at.
 #[derive(Serialize)]
@@ -47,15 +50,10 @@ fn look(paths: &Paths) -> Vec<Finding> {
         (!found).then(|| format!("{name} is missing: apt-get install {package}"))
     };
     let root = rustix::process::geteuid().is_root();
-    let engine = std::env::var("THERMIDOR_DOCKER").unwrap_or_else(|_| "/var/run/docker.sock".into());
-    let engine = engine.trim_start_matches("unix://").to_string();
-    let engine_wrong = match std::os::unix::net::UnixStream::connect(&engine) {
-        Ok(_) => None,
-        Err(e) => Some(format!("{engine}: {e}: apt-get install docker.io && systemctl start docker")),
-    };
+    let named = std::env::var("THERMIDOR_DOCKER").ok();
     vec![
         finding("root", (!root).then(|| "volumes need root: run as root, or with sudo".into())),
-        finding("container engine", engine_wrong),
+        finding("container engine", engine(&engine_socket(named.as_deref()), podman_socket())),
         finding(
             "FUSE",
             (!Path::new("/dev/fuse").exists())
@@ -70,6 +68,22 @@ fn look(paths: &Paths) -> Vec<Finding> {
         finding("this radiator", home(paths)),
         finding("run folder", run_folder(paths)),
     ]
+}
+
+/// What is wrong with the engine at a socket; `podman`: Podman's socket, where it is there.
+fn engine(socket: &Path, podman: Option<PathBuf>) -> Option<String> {
+    let e = UnixStream::connect(socket).err()?;
+    let deaf = format!("{}: {e}", socket.display());
+    Some(match podman.filter(|podman| podman != socket) {
+        Some(podman) => format!(
+            "{deaf}: systemctl start docker; or take Podman: THERMIDOR_DOCKER=unix://{} in the daemon's environment",
+            podman.display()
+        ),
+        None => format!(
+            "{deaf}: apt-get install docker.io && systemctl start docker; \
+             or apt-get install podman catatonit && systemctl enable --now podman.socket"
+        ),
+    })
 }
 
 fn home(paths: &Paths) -> Option<String> {
@@ -103,6 +117,21 @@ fn run_folder(paths: &Paths) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_that_listens_is_fine_and_a_deaf_one_is_told_how_to_wake_or_replace_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (docker, podman) = (dir.path().join("docker.sock"), dir.path().join("podman.sock"));
+        let words = engine(&docker, None).unwrap();
+        assert!(words.contains("docker.io") && words.contains("enable --now podman.socket"), "{words}");
+        let listener = std::os::unix::net::UnixListener::bind(&podman).unwrap();
+        let words = engine(&docker, Some(podman.clone())).unwrap();
+        assert!(words.contains(&format!("THERMIDOR_DOCKER=unix://{}", podman.display())), "{words}");
+        assert_eq!(engine(&podman, Some(podman.clone())), None);
+        drop(listener);
+        let words = engine(&podman, Some(podman.clone())).unwrap();
+        assert!(words.contains("refused"), "{words}");
+    }
 
     #[test]
     fn a_machine_of_no_home_is_told_how_to_found_or_join_one() {

@@ -4,6 +4,7 @@ use crate::api::Refused;
 use crate::daemon::{self, RunOptions};
 use crate::guard::{self, GuardOptions};
 use crate::paths::{HOME_PORT, Paths, TUNNEL_PORT};
+use crate::priority;
 use clap::Args;
 use futures::FutureExt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use thermidor_model::VolumeName;
 use thermidor_model::observe::LeaseGrant;
 use thermidor_raft::{HomeClient, Identity};
+use thermidor_services::docker::usual_socket;
 use thermidor_services::ingress::{self, IngressOptions};
 use thermidor_services::link::Link;
 use thermidor_services::volume::process::{self as volume_process, VolumeOptions};
@@ -34,9 +36,9 @@ pub struct RunArgs {
     /// Where to listen; by default as given to `init` or `join`.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// The container engine's socket: Docker's, or Podman's.
-    #[arg(long, env = "THERMIDOR_DOCKER", default_value = "unix:///var/run/docker.sock")]
-    docker: String,
+    /// The container engine's socket; by default Docker's, or Podman's where Docker is not installed.
+    #[arg(long, env = "THERMIDOR_DOCKER", value_name = "SOCKET")]
+    docker: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -54,9 +56,14 @@ fn identity(paths: &Paths) -> Result<Identity, Refused> {
     Identity::load(&paths.data).map_err(refused)
 }
 
-/// A runtime with so many threads: a guard needs one, and must be small.
+/// A runtime with so many threads beside the first.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(refused)
+}
+
+/// A runtime on the first thread alone: smaller, and no thread has to wake another one for each event.
+fn small_runtime() -> Result<tokio::runtime::Runtime, Refused> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)
 }
 
 /// The home's identity, as the processes use it between themselves; it follows what the daemon writes down.
@@ -84,9 +91,15 @@ pub fn remember_listener(paths: &Paths, listen: SocketAddr) -> Result<(), Refuse
     std::fs::write(paths.data.join("listen"), format!("{listen}\n")).map_err(refused)
 }
 
+/// The engine's socket, as it was named or as it is usual.
+pub fn engine_socket(named: Option<&str>) -> PathBuf {
+    named.map_or_else(usual_socket, |named| PathBuf::from(named.trim_start_matches("unix://")))
+}
+
 pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
-    let engine_socket = PathBuf::from(args.docker.trim_start_matches("unix://"));
+    let engine_socket = engine_socket(args.docker.as_deref());
     let listen = args.listen.unwrap_or_else(|| listener(paths, &identity));
     let options = RunOptions { paths: paths.clone(), listen, engine_socket };
     runtime(2)?.block_on(daemon::run(options)).map_err(refused)
@@ -130,7 +143,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
         timing: identity.own.timing,
         raise: true,
     };
-    runtime(1)?.block_on(async {
+    small_runtime()?.block_on(async {
         let client = Arc::new(home_client(paths).await?);
         end_when_outdated(&client);
         let ask = move |request| {
@@ -150,6 +163,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn ingress(paths: &Paths) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let tunnel = SocketAddr::new(identity.own.advertise_ip, TUNNEL_PORT);
     let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(paths, &identity)?, tunnel);
@@ -161,6 +175,7 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
+    priority::raise(priority::OTHERS);
     for word in volume_process::prepare() {
         tracing::warn!("{word}");
     }

@@ -1,22 +1,39 @@
 //! This radiator's containers: whether each is ready, and what it does.
 
-use super::Context;
 use super::found::Seen;
+use super::leader::unix_ms;
+use super::{Context, within};
 use anyhow::{Context as _, bail};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 use thermidor_model::ServiceName;
 use thermidor_model::observe::Readiness;
-use thermidor_services::docker::cgroup_of;
+use thermidor_services::docker::{ContainerEvent, EngineError, cgroup_of};
 use tracing::{debug, info, warn};
 
-/// How often the engine is asked, beside its events.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the engine is asked, beside its events and whenever something else is declared.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// The same while it does not answer.
+const TROUBLE_EVERY: Duration = Duration::from_millis(500);
+
+/// Between two looks for the sake of what is applied: a busy home applies hundreds of commands a second.
+const APPLIED_EVERY: Duration = Duration::from_millis(200);
+
+/// After an event the engine is asked at once, and once more: it may tell before it has noted.
+const ECHO: Duration = Duration::from_millis(200);
+
+/// So far back the engine is asked what has happened, when its events are followed anew, s.
+const EVENTS_BACK_S: u64 = 1;
 
 /// How long after an image could not be had it is tried again.
 const IMAGE_AGAIN: Duration = Duration::from_secs(10);
+
+/// How soon the engine is asked again that did not answer, or had something else to do first.
+const ENGINE_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long to wait before the engine's events are asked for anew.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
@@ -34,6 +51,9 @@ impl Context {
         };
         self.note_readiness(service, ready.clone());
         self.refresh().await;
+        if let Readiness::Preparing(_) = ready {
+            tokio::time::sleep(ENGINE_AGAIN).await;
+        }
         if let Readiness::Failed(why) = ready {
             let mut state = self.node.state();
             state.borrow_and_update();
@@ -61,7 +81,10 @@ impl Context {
         let listed = match self.engine.list().await {
             Ok(listed) => listed,
             Err(e) => {
-                self.shared.lock().engine_trouble = Some(e.to_string());
+                let before = self.shared.lock().engine_trouble.replace(e.to_string());
+                if before.is_none() {
+                    self.shared.wake.notify_one();
+                }
                 return;
             }
         };
@@ -87,9 +110,11 @@ impl Context {
             };
         }
         let told = |s: &BTreeMap<ServiceName, Seen>| {
-            s.iter().map(|(n, s)| (n.clone(), s.found.running, s.found.epoch, s.ip)).collect::<Vec<_>>()
+            let told =
+                |(n, s): (&ServiceName, &Seen)| (n.clone(), s.found.running, s.found.epoch, s.current, s.ip);
+            s.iter().map(told).collect::<Vec<_>>()
         };
-        let news = told(&found.containers) != told(&seen);
+        let news = told(&found.containers) != told(&seen) || found.engine_trouble.is_some();
         found.take_containers(seen, Instant::now());
         drop(found);
         if news {
@@ -105,7 +130,13 @@ impl Context {
         found.containers.get(service).filter(|s| s.found.running).and_then(|s| s.ip)
     }
 
-    /// Tells the guard what to kill when the lease of this epoch ends.
+    /// Tells the guard which container is about to start in this epoch.
+    pub async fn guard_foresees(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
+        let id = self.shared.lock().containers.get(service).map(|s| s.found.id.clone());
+        self.guard.starting(service, epoch, id.context("it has no container here")?).await
+    }
+
+    /// Tells the guard where it runs now: what to kill when the lease of this epoch ends.
     pub async fn guard_expects(&self, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
         let pid = {
             let found = self.shared.lock();
@@ -121,14 +152,23 @@ impl Context {
     }
 }
 
-/// Looks for as long as the daemon lives: at the engine's events, and now and then anyway.
+/// Looks for as long as the daemon lives: at the engine's events, when something else is declared, and now and
+/// then anyway.
 pub async fn run(context: Context) {
     adopt(&context).await;
     tokio::spawn(follow_events(context.clone()));
+    let mut state = context.node.state();
     loop {
+        state.borrow_and_update();
         context.refresh().await;
         remove_strays(&context).await;
-        tokio::time::sleep(LOOK_EVERY).await;
+        let troubled = context.shared.lock().engine_trouble.is_some();
+        let pause = if troubled { TROUBLE_EVERY } else { LOOK_EVERY };
+        tokio::time::sleep(APPLIED_EVERY).await;
+        tokio::select! {
+            _ = tokio::time::sleep(pause - APPLIED_EVERY) => {}
+            changed = state.changed() => if changed.is_err() { return },
+        }
     }
 }
 
@@ -154,23 +194,43 @@ async fn adopt(context: &Context) {
 
 async fn follow_events(context: Context) {
     loop {
-        match context.engine.events().await {
+        // What happens between this look and the engine's taking of our question is told again.
+        let since_s = (unix_ms() / 1000).saturating_sub(EVENTS_BACK_S);
+        context.refresh().await;
+        match context.engine.events(since_s).await {
             Ok(events) => {
-                let mut events = Box::pin(events);
-                while let Some(event) = events.next().await {
-                    match event {
-                        Ok(event) => debug!(service = %event.service, action = %event.action, "engine"),
-                        Err(e) => {
-                            debug!("the engine's events broke off: {e}");
-                            break;
-                        }
-                    }
-                    context.refresh().await;
-                }
+                let why = look_after_each(&context, events).await;
+                debug!("the engine's events broke off: {why}");
+                // Perhaps it is gone, and what it ran with it.
+                context.refresh().await;
             }
             Err(e) => debug!("no events of the engine: {e}"),
         }
         tokio::time::sleep(EVENTS_AGAIN).await;
+    }
+}
+
+/// Asks the engine after each event at once, and once more a moment later. Returns why there are no more.
+async fn look_after_each(
+    context: &Context,
+    events: impl Stream<Item = Result<ContainerEvent, EngineError>>,
+) -> String {
+    let mut events = pin!(events);
+    let mut echo: Option<tokio::time::Instant> = None;
+    loop {
+        let at = echo.unwrap_or_else(|| within(ECHO));
+        tokio::select! {
+            event = events.next() => {
+                match event {
+                    Some(Ok(event)) => debug!(service = %event.service, action = %event.action, "engine"),
+                    Some(Err(e)) => return e.to_string(),
+                    None => return "the engine closed them".into(),
+                }
+                echo = Some(within(ECHO));
+            }
+            () = tokio::time::sleep_until(at), if echo.is_some() => echo = None,
+        }
+        context.refresh().await;
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Found {
     pub replicas: BTreeMap<VolumeName, ReplicaReport>,
     /// What the guard fenced.
     pub fenced: BTreeMap<ServiceName, u64>,
+    /// What is to be said of the room on the disk.
+    pub space_trouble: Option<String>,
     /// Why the guard does not answer, if it does not.
     pub guard_trouble: Option<String>,
     /// Probes of what runs here as active.
@@ -72,6 +74,8 @@ pub struct Shared {
     pub wake: Arc<Notify>,
     /// Has a report sent now.
     pub report_now: Arc<Notify>,
+    /// Wakes whoever asks the guard how things stand: the lease page says something new.
+    pub leases_changed: Arc<Notify>,
     /// Counts how often the containers were seen to change.
     pub containers_changed: watch::Sender<u64>,
 }
@@ -82,6 +86,7 @@ impl Default for Shared {
             found: Arc::default(),
             wake: Arc::default(),
             report_now: Arc::default(),
+            leases_changed: Arc::default(),
             containers_changed: watch::Sender::new(0),
         }
     }
@@ -137,6 +142,11 @@ impl Found {
         }
     }
 
+    /// When the first of the services that rest may be started again.
+    pub fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.ends.values().map(|e| e.rest_until).filter(|until| *until > now).min()
+    }
+
     /// A service's instance for the report.
     pub fn instance(&self, service: &ServiceName, now: Instant) -> Option<Instance> {
         let seen = self.containers.get(service)?;
@@ -156,7 +166,13 @@ impl Found {
 
     /// What is wrong here, in words.
     pub fn troubles(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.engine_trouble.iter().chain(&self.guard_trouble).cloned().collect();
+        let mut words: Vec<String> = self
+            .engine_trouble
+            .iter()
+            .chain(&self.guard_trouble)
+            .chain(&self.space_trouble)
+            .cloned()
+            .collect();
         words.extend(self.step_troubles.iter().map(|(service, why)| format!("{service}: {why}")));
         words
     }

@@ -9,12 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_model::{NodeId, ServiceName, State};
+use thermidor_raft::Leadership;
 use thermidor_services::lease_page::ADDRESS;
 use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
-/// How often the daemon says that it lives, and asks how things stand.
-const HELLO_EVERY: Duration = Duration::from_millis(250);
+/// How often the daemon says that it lives, and asks how things stand, when nothing has happened.
+const HELLO_EVERY: Duration = Duration::from_millis(500);
+
+/// How soon a guard that did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The guard, as the daemon speaks to it. Cheap to clone.
 #[derive(Clone)]
@@ -62,7 +66,12 @@ impl Guard {
         }
     }
 
-    /// Says what to kill when the lease of this epoch ends; before the container starts.
+    /// Says which container is about to start in this epoch; where that is refused it must not.
+    pub async fn starting(&self, service: &ServiceName, epoch: u64, container: String) -> anyhow::Result<()> {
+        self.watch_over(service, Call::Starting { service: service.clone(), epoch, container }).await
+    }
+
+    /// Says what to kill when the lease of this epoch ends, once the container runs.
     pub async fn expect(
         &self,
         service: &ServiceName,
@@ -70,7 +79,10 @@ impl Guard {
         cgroup: PathBuf,
         pid: Option<u32>,
     ) -> anyhow::Result<()> {
-        let call = Call::Register { service: service.clone(), epoch, cgroup, pid };
+        self.watch_over(service, Call::Register { service: service.clone(), epoch, cgroup, pid }).await
+    }
+
+    async fn watch_over(&self, service: &ServiceName, call: Call) -> anyhow::Result<()> {
         self.done(&call).await?;
         self.expected.lock().await.insert(service.clone(), call);
         Ok(())
@@ -101,16 +113,28 @@ impl Guard {
         }
     }
 
-    /// Says hello and looks what was fenced, for as long as the daemon lives. Gives the floating address back
-    /// at once when the home has taken it from this radiator.
-    pub async fn run(self, node: NodeId, mut state: watch::Receiver<Arc<State>>, shared: Shared) {
+    /// Says hello and looks what was fenced, for as long as the daemon lives: now and then, and when the rights of
+    /// this radiator, its leases or the leader have changed. A new leader is asked at once: a guard that holds
+    /// nothing asks seldom, and would go to the old one when it must be quick. Gives the floating address
+    /// back at once when the home has taken it from this radiator.
+    pub async fn run(
+        self,
+        node: NodeId,
+        mut state: watch::Receiver<Arc<State>>,
+        mut leadership: watch::Receiver<Leadership>,
+        shared: Shared,
+    ) {
         let mut asked = Rights::default();
+        let mut known = None;
         loop {
             let rights = Rights::of(&state.borrow_and_update(), node);
-            let hello = if rights.has_more_than(&asked) { Call::Ask } else { Call::Hello };
+            let leader = leadership.borrow_and_update().leader;
+            let anew = leader.is_some() && leader != known;
+            let hello = if anew || rights.has_more_than(&asked) { Call::Ask } else { Call::Hello };
             let looked = async {
                 self.done(&hello).await?;
                 asked = rights;
+                known = leader.or(known);
                 let status = self.status().await?;
                 let held = status.leases.iter().find(|l| l.name == ADDRESS && l.left_ms > 0);
                 let mine = state.borrow().address.holder == Some(node);
@@ -121,13 +145,21 @@ impl Guard {
             };
             match looked.await {
                 Ok(status) => note(&shared, status),
-                Err(e) => shared.lock().guard_trouble = Some(format!("{e:#}: is `thermidor guard` running?")),
+                Err(e) => {
+                    shared.lock().guard_trouble = Some(format!("{e:#}: is `thermidor guard` running?"));
+                    // What it is to be told is still to be told: nothing else is waited for.
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
             }
             let others = |s: &Arc<State>| Rights::of(s, node) != asked;
+            let another = |l: &Leadership| l.leader.is_some() && l.leader != known;
             // Asked for, and given back, at once: a client waits for it.
             tokio::select! {
                 _ = tokio::time::sleep(HELLO_EVERY) => {}
+                _ = shared.leases_changed.notified() => {}
                 changed = state.wait_for(others) => if changed.is_err() { return },
+                changed = leadership.wait_for(another) => if changed.is_err() { return },
             }
         }
     }

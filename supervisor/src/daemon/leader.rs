@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thermidor_model::lease::{Beginning, Ledger, Right};
-use thermidor_model::observe::{LeaseGrant, LeaseRequest, Observed, Report};
+use thermidor_model::observe::{Lease, LeaseGrant, LeaseRequest, Observed, Report};
 use thermidor_model::placement::{Action, Now, Reason, plan};
 use thermidor_model::{Command, NodeId, Outcome, Proposal, ServiceName, State};
 use thermidor_raft::{Leadership, Node};
@@ -16,8 +16,18 @@ use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-/// How often the leader looks, at least.
+/// How often the leader looks, at least, while something is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The same while the home is at rest: nothing to be done, every service in its place, everybody heard.
+const LOOK_AT_REST: Duration = Duration::from_millis(200);
+
+/// At rest nobody has been silent for longer, ms: together with [`LOOK_AT_REST`] that is less than any silence
+/// that the planner acts upon.
+const REST_SILENT_MAX_MS: u64 = 250;
+
+/// A leadership is at rest no sooner, ms: what it finds out about earlier ones comes within that time.
+const REST_AFTER_MS: u64 = 5_000;
 
 /// The same while another leads: its becoming leader wakes it.
 const FOLLOWING: Duration = Duration::from_secs(5);
@@ -46,12 +56,21 @@ struct Book {
     reasons: BTreeMap<ServiceName, Reason>,
     /// Actions that were not done, and when.
     failed: Vec<(Action, Instant)>,
+    /// The last look found nothing to do and nothing that may become so by mere waiting.
+    at_rest: bool,
 }
 
 impl Book {
     fn of(node: &Node, since_ns: u64, beginning: Beginning) -> Self {
         let ledger = Ledger::begin(node.state().borrow().timing, since_ns, beginning);
-        Self { since_ns, ledger, reports: BTreeMap::new(), reasons: BTreeMap::new(), failed: Vec::new() }
+        Self {
+            since_ns,
+            ledger,
+            reports: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            failed: Vec::new(),
+            at_rest: false,
+        }
     }
 }
 
@@ -96,20 +115,27 @@ impl Leader {
     pub async fn grant(&self, request: LeaseRequest) -> Result<LeaseGrant, String> {
         let before = self.leadership()?;
         let received_ns = boottime_ns();
-        let returned = !request.returned.is_empty() || request.returned_address.is_some();
-        if returned {
-            self.book(&before).ledger.take_back(&self.node.state().borrow(), &request);
-            self.wake.notify_one();
-        }
-        self.node.barrier().await.map_err(|e| e.to_string())?;
+        let only_renews = {
+            let state = self.node.state().borrow().clone();
+            let mut book = self.book(&before);
+            if book.ledger.take_back(&state, &request) {
+                self.wake.notify_one();
+            }
+            book.ledger.only_renews(&state, request.node)
+        };
+        // What is granted first begins with the answer; a renewal is one of several under way.
+        let proven = match only_renews {
+            true => self.node.unhurried_barrier().await,
+            false => self.node.barrier().await,
+        };
+        proven.map_err(|e| e.to_string())?;
         let leadership = self.leadership()?;
         if leadership.since_boottime_ns != before.since_boottime_ns {
             return Err("leadership changed meanwhile".into());
         }
         let state = self.node.state().borrow().clone();
-        // Counted from now, which is later than when it was received: never too short.
-        let granted_ns = boottime_ns().max(received_ns);
-        Ok(self.book(&leadership).ledger.grant(&state, &request, granted_ns, unix_ms()))
+        // Counted from when it was received, which is later than when its guard sent it: never too short.
+        Ok(self.book(&leadership).ledger.grant(&state, &request, received_ns, unix_ms()))
     }
 
     /// Takes a radiator's report.
@@ -208,8 +234,10 @@ impl Leader {
     fn look_in(&self) -> Duration {
         let Ok(leading) = self.leadership() else { return FOLLOWING };
         let now = boottime_ns();
-        let end = self.book(&leading).ledger.next_end_ns(now);
-        end.map_or(LOOK_EVERY, |end| Duration::from_nanos(end - now).min(LOOK_EVERY))
+        let book = self.book(&leading);
+        let pause = if book.at_rest { LOOK_AT_REST } else { LOOK_EVERY };
+        let end = book.ledger.next_end_ns(now);
+        end.map_or(pause, |end| Duration::from_nanos(end - now).min(pause))
     }
 
     async fn look(&self, leadership: &Leadership) {
@@ -225,6 +253,7 @@ impl Leader {
             }
             book.reasons = plan.reasons;
             book.failed.retain(|(_, at)| at.elapsed() < AGAIN);
+            book.at_rest = plan.actions.is_empty() && book.failed.is_empty() && is_at_rest(&state, &observed);
             book.failed.clone()
         };
         let due = plan.actions.into_iter().filter(|action| failed.iter().all(|(known, _)| known != action));
@@ -291,6 +320,17 @@ impl Leader {
     }
 }
 
+/// Whether every service and the address are held where they are to be and every member was heard just now.
+fn is_at_rest(state: &State, observed: &Observed) -> bool {
+    let heard = |node: &NodeId| observed.silent_ms.get(node).is_some_and(|ms| *ms <= REST_SILENT_MAX_MS);
+    let held = |lease: &Lease| *lease == Lease::MayBeHeld;
+    observed.leading_ms > REST_AFTER_MS
+        && state.members.keys().all(heard)
+        && state.services.values().all(|service| service.active.is_some())
+        && observed.leases.values().all(held)
+        && (state.address.holder.is_none() || held(&observed.address_lease))
+}
+
 /// Whether a report says something that the planner should look at now rather than soon.
 fn differs(old: &Report, new: &Report) -> bool {
     let replicas =
@@ -308,4 +348,44 @@ pub fn now() -> Now {
     let zoned = jiff::Zoned::now();
     let minute_of_day = zoned.hour() as u16 * 60 + zoned.minute() as u16;
     Now { unix_ms: zoned.timestamp().as_millisecond().max(0) as u64, minute_of_day }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::testing::serving_home;
+
+    #[test]
+    fn a_home_is_at_rest_only_while_everything_is_in_its_place_and_everybody_was_just_heard() {
+        let state = serving_home(3, 1);
+        let rest = Observed {
+            leader: 1,
+            silent_ms: [(1, 0), (2, 40), (3, 90)].into(),
+            leases: state.services.keys().map(|s| (s.clone(), Lease::MayBeHeld)).collect(),
+            leading_ms: 60_000,
+            ..Observed::default()
+        };
+        assert!(is_at_rest(&state, &rest));
+        let but = |change: fn(&mut State, &mut Observed)| {
+            let (mut state, mut observed) = (state.clone(), rest.clone());
+            change(&mut state, &mut observed);
+            is_at_rest(&state, &observed)
+        };
+        assert!(!but(|_, o| o.silent_ms.extend([(3, 300)])), "one is silent");
+        assert!(!but(|_, o| o.silent_ms.retain(|node, _| *node != 2)), "one was never heard");
+        assert!(!but(|_, o| o.leading_ms = 3_000), "it has just begun to lead");
+        assert!(
+            !but(|_, o| o.leases.values_mut().for_each(|lease| *lease = Lease::Ended)),
+            "a lease has ended"
+        );
+        assert!(
+            !but(|s, _| s.services.values_mut().for_each(|service| service.active = None)),
+            "nobody serves"
+        );
+        let holder = |s: &mut State, o: &mut Observed| {
+            s.address.holder = Some(1);
+            o.address_lease = Lease::Ended;
+        };
+        assert!(!but(holder), "the address's lease has ended");
+    }
 }

@@ -17,6 +17,7 @@ mod removals;
 mod report;
 mod routes;
 mod serve;
+mod space;
 mod stolen;
 mod volumes;
 mod worker;
@@ -107,11 +108,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(serve::run(context.clone(), listener));
     tasks.spawn(notifier::run(context.clone()));
     if identity.own.role == Role::Radiator {
-        tasks.spawn(context.guard.clone().run(node.id(), node.state(), context.shared.clone()));
+        let (guard, shared) = (context.guard.clone(), context.shared.clone());
+        tasks.spawn(guard.run(node.id(), node.state(), node.leadership(), shared));
         tasks.spawn(context.volumes.clone().run());
         tasks.spawn(containers::run(context.clone()));
         tasks.spawn(routes::run(context.clone()));
         tasks.spawn(radiator::run(context.clone()));
+        tasks.spawn(space::run(context.clone()));
         tasks.spawn(prober::run(context.clone()));
         tasks.spawn(removals::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));

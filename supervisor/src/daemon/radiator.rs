@@ -11,8 +11,11 @@ use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// How often the loop looks, at least.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the lease page is looked at: nobody tells that it changed.
+const PAGE_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the loop looks at everything when nothing has happened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it looks while a service waits for its lease, which is about to come, and for how long.
 const LEASE_EVERY: Duration = Duration::from_millis(10);
@@ -30,10 +33,16 @@ pub async fn run(context: Context) {
     let mut busy: BTreeMap<ServiceName, Option<Instant>> = BTreeMap::new();
     let mut state = context.node.state();
     let mut waits: Option<Instant> = None;
+    let mut looked = Looked::default();
     loop {
         let soon = waits.is_some_and(|since| since.elapsed() < LEASE_SOON);
         tokio::select! {
-            _ = tokio::time::sleep(if soon { LEASE_EVERY } else { LOOK_EVERY }) => {}
+            _ = tokio::time::sleep(if soon { LEASE_EVERY } else { PAGE_EVERY }) => {
+                let leases = held_leases(&context.page, &state.borrow());
+                if !soon && busy.is_empty() && !looked.is_due(&leases) {
+                    continue;
+                }
+            }
             _ = context.shared.wake.notified() => {}
             changed = state.changed() => if changed.is_err() { return },
             Some((service, well)) = ended.recv() => {
@@ -46,7 +55,12 @@ pub async fn run(context: Context) {
         let now = Instant::now();
         busy.retain(|_, rest| rest.is_none_or(|until| until > now));
         let home = state.borrow_and_update().clone();
-        let steps = next_steps(&context, &home, now);
+        let leases = held_leases(&context.page, &home);
+        if looked.note(&leases, now) {
+            context.shared.leases_changed.notify_one();
+        }
+        let (steps, rests) = next_steps(&context, &home, leases, now);
+        looked.again = rests;
         waits = match steps.values().any(|s| *s == Step::Rest(WAITS_FOR_LEASE)) {
             true => Some(waits.unwrap_or(now)),
             false => None,
@@ -68,8 +82,41 @@ pub async fn run(context: Context) {
     }
 }
 
-fn next_steps(context: &Context, state: &State, now: Instant) -> BTreeMap<ServiceName, Step> {
-    let leases = held_leases(context.page.as_ref(), state);
+/// What the last look saw, and when it is over.
+#[derive(Default)]
+struct Looked {
+    leases: BTreeMap<ServiceName, u64>,
+    at: Option<Instant>,
+    /// When the next service has rested for long enough.
+    again: Option<Instant>,
+}
+
+impl Looked {
+    /// Whether leases have come or gone since, or it is time to look anyway.
+    fn is_due(&self, leases: &BTreeMap<ServiceName, u64>) -> bool {
+        let now = Instant::now();
+        let old = self.at.is_none_or(|at| now.duration_since(at) >= LOOK_EVERY);
+        old || self.leases != *leases || self.again.is_some_and(|again| now >= again)
+    }
+
+    /// Keeps what is seen now; whether the leases are others than before.
+    fn note(&mut self, leases: &BTreeMap<ServiceName, u64>, now: Instant) -> bool {
+        self.at = Some(now);
+        let news = self.leases != *leases;
+        if news {
+            self.leases = leases.clone();
+        }
+        news
+    }
+}
+
+/// What each service needs next, and when the first that rests has rested for long enough.
+fn next_steps(
+    context: &Context,
+    state: &State,
+    leases: BTreeMap<ServiceName, u64>,
+    now: Instant,
+) -> (BTreeMap<ServiceName, Step>, Option<Instant>) {
     let mut found = context.shared.lock();
     for (name, service) in &state.services {
         found.placed_anew(name, service.epoch);
@@ -78,7 +125,7 @@ fn next_steps(context: &Context, state: &State, now: Instant) -> BTreeMap<Servic
     let steps = reconcile(state, context.node.id(), &actual);
     // Whatever a step failed at is over where nothing is left to do.
     found.step_troubles.retain(|service, _| !matches!(steps.get(service), None | Some(Step::Rest(_))));
-    steps
+    (steps, found.rests_until(now))
 }
 
 fn held_leases(page: &Page, state: &State) -> BTreeMap<ServiceName, u64> {
@@ -112,6 +159,31 @@ impl Context {
                 }
                 found.step_troubles.insert(service.clone(), text);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_due_when_a_lease_comes_or_goes_when_a_rest_is_over_and_now_and_then() {
+        let now = Instant::now();
+        let held: BTreeMap<ServiceName, u64> = [("lamp".parse().unwrap(), 4)].into();
+        let mut looked = Looked::default();
+        assert!(looked.is_due(&held), "nobody has looked yet");
+        assert!(looked.note(&held, now) && !looked.note(&held, now), "told once");
+        assert!(!looked.is_due(&held));
+        assert!(looked.is_due(&BTreeMap::new()), "it was lost");
+        let newer = held.keys().map(|service| (service.clone(), 5)).collect();
+        assert!(looked.is_due(&newer));
+        looked.again = Some(now);
+        assert!(looked.is_due(&held), "one has rested for long enough");
+        looked.again = None;
+        if let Some(long_ago) = now.checked_sub(LOOK_EVERY) {
+            looked.at = Some(long_ago);
+            assert!(looked.is_due(&held));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The volume processes of this radiator: started apart, so that they outlive the daemon, given
-//! the applied record whenever it changes, and looked at a few times a second.
+//! the applied record whenever it changes, and asked to tell when something of them changes.
 
 use super::found::Shared;
 use crate::paths::Paths;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-/// How often a process is looked at.
+/// How often a process is looked at that does not answer, or can't tell when something changes.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 
 /// How long a process that was started may take to answer before it is started again.
@@ -72,12 +72,35 @@ impl Volumes {
     }
 
     /// Asks the process what it does, and keeps the answer.
-    async fn look(&self, volume: &VolumeName) -> bool {
-        let status = self.control(volume).status().await;
-        let answers = status.is_ok();
+    async fn look(&self, volume: &VolumeName) -> Option<Status> {
+        let status = self.control(volume).status().await.ok();
+        self.note(volume, status.clone());
+        status
+    }
+
+    /// Waits until the process does something else than was seen, and keeps what it does then.
+    async fn changed(&self, volume: &VolumeName, seen: Option<Status>) {
+        let Some(mut seen) = seen else { return tokio::time::sleep(LOOK_EVERY).await };
+        loop {
+            match self.control(volume).changed(&seen).await {
+                Ok(status) => {
+                    self.note(volume, Some(status.clone()));
+                    if !status.is_as(&seen) {
+                        return;
+                    }
+                    seen = status;
+                }
+                // Of an earlier version: it outlives the daemon that started it.
+                Err(ControlError::Refused { .. }) => return tokio::time::sleep(LOOK_EVERY).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn note(&self, volume: &VolumeName, status: Option<Status>) {
         // Without a record it has no image yet; without an answer nothing is known. Neither is told as a
         // failed replica: that would have a good one replaced because its process was slow.
-        let known = status.ok().filter(|s| s.set_version > 0);
+        let known = status.filter(|s| s.set_version > 0);
         let device = known.as_ref().map_or(Device::Absent, device_of);
         let report = known.map(|s| s.report());
         let mut found = self.shared.lock();
@@ -93,7 +116,6 @@ impl Volumes {
         if told.map(|t| t.state) != report.map(|r| r.state) {
             self.shared.report_now.notify_one();
         }
-        answers
     }
 
     /// Keeps one task for each volume that has a replica here, for as long as the daemon lives.
@@ -143,15 +165,24 @@ impl Volumes {
     async fn keep(mut self, volume: VolumeName) {
         let mut started: Option<Instant> = None;
         let mut given: Option<Configuration> = None;
+        let mut pid = None;
         loop {
-            if self.look(&volume).await {
+            self.state.mark_unchanged();
+            let mut seen = self.look(&volume).await;
+            if let Some(pid_now) = seen.as_ref().map(|status| status.pid) {
+                if pid.replace(pid_now) != Some(pid_now) {
+                    given = None;
+                }
                 let wanted = configuration(&self.state.borrow_and_update(), self.node, &volume);
                 if given != wanted
                     && let Some(configuration) = wanted
                 {
                     match self.control(&volume).configure(configuration.clone()).await {
                         Ok(()) => given = Some(configuration),
-                        Err(e) => warn!(%volume, "its record was not taken: {e}"),
+                        Err(e) => {
+                            warn!(%volume, "its record was not taken: {e}");
+                            seen = None;
+                        }
                     }
                 }
             } else {
@@ -163,9 +194,10 @@ impl Volumes {
                     }
                 }
             }
+            let mut state = self.state.clone();
             tokio::select! {
-                _ = tokio::time::sleep(LOOK_EVERY) => {}
-                changed = self.state.changed() => if changed.is_err() { return },
+                () = self.changed(&volume, seen) => {}
+                changed = state.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -235,8 +267,12 @@ mod tests {
             in_sync: BTreeSet::new(),
         };
         assert_eq!(device_of(&status), Device::Attached(4));
+        let seen = status.clone();
+        status.behind_bytes = 7;
+        assert!(status.is_as(&seen), "how far it has got is no change");
         status.fenced = Some("the lease ended".into());
         assert_eq!(device_of(&status), Device::Broken(4));
+        assert!(!status.is_as(&seen));
         status.mounted = None;
         status.state = ReplicaState::Waiting;
         assert_eq!(device_of(&status), Device::Detached(4));

@@ -7,6 +7,7 @@ use thermidor_model::reconcile::Step;
 use thermidor_model::{Command, Outcome, Refusal, ServiceName};
 use thermidor_services::docker::{EngineError, cgroup_of};
 use thermidor_services::fence;
+use thermidor_services::lease_page::boottime_ns;
 use thermidor_services::volume::control::{ControlError, Refused};
 
 /// How long the home may take to agree on something.
@@ -14,6 +15,10 @@ const PROPOSE_MAX: Duration = Duration::from_secs(2);
 
 /// How long emptying a control group may take before the engine is asked to kill.
 const KILL_MAX: Duration = Duration::from_millis(500);
+
+/// How long an end may take to be told by the engine once the process is gone, and how often it is asked.
+const ENGINE_TELLS_MAX: Duration = Duration::from_secs(1);
+const ENGINE_TELLS_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a radiator waits after it gave a lease back before it looks at it again.
 const GIVE_BACK_REST: Duration = Duration::from_millis(200);
@@ -63,6 +68,8 @@ async fn give_back(context: &Context, service: &ServiceName, epoch: u64) -> anyh
 
 async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {
     context.shared.lock().stopping.remove(service);
+    // Told before: should the lease end from now on, the guard kills whatever comes of the start.
+    context.guard_foresees(service, epoch).await.context("the guard does not watch it")?;
     let started = context.engine.start(service, epoch).await;
     context.refresh().await;
     if let Err(refused @ EngineError::Refused { .. }) = &started {
@@ -71,13 +78,28 @@ async fn start(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::
     }
     started.context("starting")?;
     let expected = context.guard_expects(service, epoch).await;
-    if expected.is_err() {
-        // Should it have ended by itself, that is noted before we have a hand in it.
-        context.refresh().await;
+    if expected.is_err() && !ended_by_itself(context, service, epoch).await {
         // The lease ended while it was started: nobody else would end it now.
         kill(context, service).await?;
     }
     expected.context("the guard does not watch it")
+}
+
+/// Whether what was just started is over without our doing. The engine tells it later than the kernel, and an end
+/// that we seem to have had a hand in is not counted: so it is waited for, unless the lease is lost.
+async fn ended_by_itself(context: &Context, service: &ServiceName, epoch: u64) -> bool {
+    let until = Instant::now() + ENGINE_TELLS_MAX;
+    loop {
+        context.refresh().await;
+        if !context.shared.lock().containers.get(service).is_some_and(|c| c.found.running) {
+            return true;
+        }
+        let held = context.page.held(service.as_str(), boottime_ns());
+        if held.is_none_or(|h| h.epoch != epoch) || Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(ENGINE_TELLS_EVERY).await;
+    }
 }
 
 async fn stop(context: &Context, service: &ServiceName, epoch: u64) -> anyhow::Result<()> {

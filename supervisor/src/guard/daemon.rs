@@ -23,10 +23,20 @@ pub enum Call {
     Hello,
     /// The home has made this radiator active, or holder of the address: there is a lease to be had.
     Ask,
-    /// What to kill when the lease of this epoch is lost. To be called *before* the container starts
-    /// and again whenever the socket had to be opened anew; refused where that epoch is not
-    /// held, and then the container must not be started. Whatever is in the cgroup of an epoch
-    /// that is not held is killed, until the service is registered anew or released.
+    /// What to kill when the lease of this epoch is lost, while the engine alone knows where it will be. To
+    /// be called *before* the container starts; refused where that epoch is not held, and then the
+    /// container must not be started. Otherwise as `Register`.
+    Starting {
+        /// The service.
+        service: ServiceName,
+        /// Its epoch.
+        epoch: u64,
+        /// The container's id: 64 hexadecimal digits.
+        container: String,
+    },
+    /// Where that is, now that it runs. To be called again whenever the socket had to be opened anew; refused
+    /// where that epoch is not held. Whatever is in the cgroup of an epoch that is not held is killed,
+    /// until the service is registered anew or released.
     Register {
         /// The service.
         service: ServiceName,

@@ -5,17 +5,19 @@ use super::REGISTRY_FILE;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thermidor_model::ServiceName;
 use thermidor_services::address::Floating;
+use thermidor_services::fence::Place;
 
 /// A service's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
     /// The epoch it was started in.
     pub epoch: u64,
-    /// Its cgroup.
-    pub cgroup: PathBuf,
+    /// What is to be killed.
+    #[serde(flatten)]
+    pub place: Place,
     /// Its first process.
     pub pid: Option<u32>,
 }
@@ -60,8 +62,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Registry::load(dir.path()), Registry::default());
         let mut registry = Registry::default();
-        let container = Registered { epoch: 3, cgroup: "/sys/fs/cgroup/pids/docker/x".into(), pid: Some(7) };
-        registry.services.insert("mail".parse().unwrap(), container);
+        let place = Place::Cgroup("/sys/fs/cgroup/pids/docker/x".into());
+        registry.services.insert("mail".parse().unwrap(), Registered { epoch: 3, place, pid: Some(7) });
+        let place = Place::Container("5".repeat(64));
+        registry.services.insert("notes".parse().unwrap(), Registered { epoch: 4, place, pid: None });
         registry.save(dir.path()).unwrap();
         assert_eq!(Registry::load(dir.path()), registry);
         std::fs::write(dir.path().join(REGISTRY_FILE), "{").unwrap();

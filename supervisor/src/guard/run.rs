@@ -8,18 +8,21 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thermidor_model::ServiceName;
 use thermidor_model::lease::{Change, Holder, Right, Standing};
 use thermidor_model::observe::{LeaseGrant, LeaseRequest};
 use thermidor_services::address::{Floating, Keeper, Kept};
-use thermidor_services::fence::{self, FenceError};
+use thermidor_services::fence::{FenceError, Place};
 use thermidor_services::lease_page::{ADDRESS, Held, LeasePage, boottime_ns};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// A radiator that holds nothing asks so many times more seldom: its daemon says when there is a lease to be had,
+/// and when another leads.
+const CALM_EVERY: u32 = 4;
 /// Requests on their way at once.
 const ASKS_MAX: usize = 8;
 /// Calls waiting for the owner loop.
@@ -93,7 +96,7 @@ where
             },
             Some(kept) = guard.keeper.changed() => guard.kept(kept),
             _ = renew.tick() => {
-                guard.ask_now = true;
+                guard.renew();
                 guard.sweep();
             }
             Some((call, reply)) = calls.recv() => {
@@ -104,6 +107,7 @@ where
         }
         if guard.ask_now && asks.len() < ASKS_MAX {
             guard.ask_now = false;
+            guard.skipped = 0;
             let sent_ns = boottime_ns();
             let answer = ask(guard.holder.request(sent_ns));
             let ask_max = guard.options.ask_max();
@@ -135,6 +139,8 @@ struct Guard {
     killing: std::collections::BTreeSet<ServiceName>,
     keeper: Keeper,
     ask_now: bool,
+    /// Renewals let pass since the last request, with nothing to renew.
+    skipped: u32,
     answered_ns: Option<u64>,
     unanswered: Option<String>,
     kill_trouble: Option<String>,
@@ -198,6 +204,7 @@ impl Guard {
             killing: Default::default(),
             keeper,
             ask_now: true,
+            skipped: 0,
             answered_ns: None,
             unanswered: None,
             kill_trouble: None,
@@ -211,6 +218,13 @@ impl Guard {
     fn tick(&mut self) {
         let changes = self.holder.tick(boottime_ns(), asleep_ns());
         self.obey(changes);
+    }
+
+    /// It is time to renew. What is held, and a leader that does not answer, are asked for every time.
+    fn renew(&mut self) {
+        let calm = self.unanswered.is_none() && self.holder.rights().next().is_none();
+        self.skipped = if calm { self.skipped + 1 } else { CALM_EVERY };
+        self.ask_now |= self.skipped >= CALM_EVERY;
     }
 
     fn until_due(&self) -> Duration {
@@ -271,18 +285,18 @@ impl Guard {
     fn fence(&mut self, service: ServiceName, epoch: u64) {
         match self.registry.services.get(&service) {
             Some(registered) => {
-                let cgroup = registered.cgroup.clone();
-                self.kill(service, epoch, cgroup);
+                let place = registered.place.clone();
+                self.kill(service, epoch, place);
             }
             None => self.holder.fenced(&Right::Service(service), epoch),
         }
         self.ask_now = true;
     }
 
-    fn kill(&mut self, service: ServiceName, epoch: u64, cgroup: PathBuf) {
+    fn kill(&mut self, service: ServiceName, epoch: u64, place: Place) {
         self.killing.insert(service.clone());
         self.kills.spawn_blocking(move || {
-            let result = fence::kill(&cgroup, KILL_MAX);
+            let result = place.kill(KILL_MAX);
             Killed { service, epoch, result }
         });
     }
@@ -321,12 +335,12 @@ impl Guard {
                 continue;
             }
             let fencing = matches!(standing, Standing::Fencing { .. });
-            if fencing || !fence::is_empty(&registered.cgroup).unwrap_or(false) {
-                lost.push((service.clone(), registered.epoch, registered.cgroup.clone()));
+            if fencing || !registered.place.is_empty().unwrap_or(false) {
+                lost.push((service.clone(), registered.epoch, registered.place.clone()));
             }
         }
-        for (service, epoch, cgroup) in lost {
-            self.kill(service, epoch, cgroup);
+        for (service, epoch, place) in lost {
+            self.kill(service, epoch, place);
         }
     }
 
@@ -360,8 +374,13 @@ impl Guard {
                 self.ask_now = true;
                 Ok(())
             }
+            Call::Starting { service, epoch, container } => self.register(
+                service,
+                Registered { epoch, place: Place::Container(container), pid: None },
+                now,
+            ),
             Call::Register { service, epoch, cgroup, pid } => {
-                self.register(service, Registered { epoch, cgroup, pid }, now)
+                self.register(service, Registered { epoch, place: Place::Cgroup(cgroup), pid }, now)
             }
             Call::Release { service, epoch } => self.release(service, epoch),
             Call::ReleaseAddress { epoch } => {
@@ -383,7 +402,7 @@ impl Guard {
     }
 
     fn register(&mut self, service: ServiceName, new: Registered, now: u64) -> Result<(), String> {
-        fence::check_path(&new.cgroup).map_err(|e| e.to_string())?;
+        new.place.check().map_err(|e| e.to_string())?;
         let right = Right::Service(service.clone());
         let refused = Err(format!("{service}: the lease of epoch {} is not held here", new.epoch));
         let held = self.holder.holds(&right, new.epoch, now);
@@ -392,8 +411,8 @@ impl Guard {
             if !held && (old.epoch > new.epoch || self.holder.holds(&right, old.epoch, now)) {
                 return refused; // what rightly runs is not to be forgotten for a stale word
             }
-            if old.cgroup != new.cgroup && !fence::is_empty(&old.cgroup).unwrap_or(false) {
-                return Err(format!("{service}: something still runs in {}", old.cgroup.display()));
+            if !old.place.is_same(&new.place) && !old.place.is_empty().unwrap_or(false) {
+                return Err(format!("{service}: something still runs in {}", old.place));
             }
         }
         self.registry.services.insert(service, new);
@@ -411,8 +430,8 @@ impl Guard {
             if registered.epoch > epoch {
                 return Err(format!("{service}: epoch {} is registered by now", registered.epoch));
             }
-            if !fence::is_empty(&registered.cgroup).unwrap_or(false) {
-                return Err(format!("{service}: something still runs in {}", registered.cgroup.display()));
+            if !registered.place.is_empty().unwrap_or(false) {
+                return Err(format!("{service}: something still runs in {}", registered.place));
             }
         }
         if !self.holder.release(&right, epoch) {
@@ -445,7 +464,7 @@ impl Guard {
                 name: page_name(right).to_string(),
                 epoch,
                 left_ms,
-                cgroup: registered.map(|r| r.cgroup.clone()),
+                cgroup: registered.and_then(|r| r.place.cgroup().map(Path::to_owned)),
                 pid: registered.and_then(|r| r.pid),
             })
         };

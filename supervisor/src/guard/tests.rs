@@ -40,6 +40,10 @@ struct Container {
 impl Container {
     fn new(name: &str) -> Option<Self> {
         let cgroup = PathBuf::from(format!("/sys/fs/cgroup/pids/ingress-{name}-{}", std::process::id()));
+        Self::at(name, cgroup)
+    }
+
+    fn at(name: &str, cgroup: PathBuf) -> Option<Self> {
         if let Err(e) = std::fs::create_dir(&cgroup) {
             println!("SKIPPED {name}: no cgroup can be made: {e}");
             return None;
@@ -198,6 +202,36 @@ async fn connected(dir: &Path) -> GuardClient {
 }
 
 #[tokio::test]
+async fn a_guard_that_holds_nothing_asks_seldom_but_at_once_when_told_or_unanswered() {
+    let timing = Timing::default();
+    let asked = async |guard: &Guarded| {
+        let count = || guard.script.lock().unwrap().requests.len();
+        let before = count();
+        tokio::time::sleep(Duration::from_millis(timing.renew_ms * 10)).await;
+        count() - before
+    };
+    let mut guard = Guarded::new(timing).await;
+    // A leader that has nothing to grant: the epoch that was given back.
+    guard.grants(Some(1));
+    guard.holds(1).await;
+    guard.ok(Call::Release { service: mail(), epoch: 1 }).await;
+    guard.given_back(1).await;
+    let calm = asked(&guard).await;
+    assert!((1..=4).contains(&calm), "{calm} requests in ten renewals");
+    guard.grants(Some(2));
+    let told = std::time::Instant::now();
+    guard.ok(Call::Ask).await;
+    guard.holds(2).await;
+    assert!(told.elapsed() < Duration::from_millis(timing.renew_ms), "{:?}", told.elapsed());
+    let busy = asked(&guard).await;
+    assert!(busy >= 7, "{busy} requests in ten renewals of a lease");
+    guard.ok(Call::Release { service: mail(), epoch: 2 }).await;
+    guard.grants(None);
+    let unanswered = asked(&guard).await;
+    assert!(unanswered >= 5, "{unanswered} requests in ten renewals without an answer");
+}
+
+#[tokio::test]
 async fn a_lost_lease_ends_on_the_page_then_the_container_dies_then_it_is_given_back() {
     let Some(mut container) = Container::new("order") else { return };
     let mut guard = Guarded::new(Timing::default()).await;
@@ -233,6 +267,103 @@ async fn a_lost_lease_ends_on_the_page_then_the_container_dies_then_it_is_given_
     guard.ok(container.register(5)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(container.runs(), "the newer epoch is served");
+}
+
+/// What an engine does with a container that is about to start: nothing is there of it before.
+struct Engine {
+    parent: PathBuf,
+    id: String,
+}
+
+impl Engine {
+    fn new(name: &str) -> Option<Self> {
+        let freezer = Path::new("/sys/fs/cgroup/freezer");
+        let root = if freezer.is_dir() { freezer } else { Path::new("/sys/fs/cgroup") };
+        let parent = root.join(format!("ingress-{name}-{}", std::process::id()));
+        if let Err(e) = std::fs::create_dir(&parent) {
+            println!("SKIPPED {name}: no cgroup can be made: {e}");
+            return None;
+        }
+        Some(Self { parent, id: format!("{:064x}", u128::from(std::process::id()) << 64 | 0xfeed) })
+    }
+
+    fn starting(&self, epoch: u64) -> Call {
+        Call::Starting { service: mail(), epoch, container: self.id.clone() }
+    }
+
+    /// The container, and a monitor such as Podman's that must outlive it.
+    fn start(&self) -> Option<(Container, Container)> {
+        let container = Container::at("container", self.parent.join(format!("libpod-{}.scope", self.id)))?;
+        let monitor = Container::at("monitor", self.parent.join(format!("libpod-conmon-{}.scope", self.id)))?;
+        Some((container, monitor))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.parent);
+    }
+}
+
+#[tokio::test]
+async fn a_container_whose_lease_is_lost_before_it_is_registered_is_killed_all_the_same() {
+    let Some(engine) = Engine::new("starting") else { return };
+    let mut guard = Guarded::new(Timing::default()).await;
+    assert!(guard.refused(engine.starting(4)).await.contains("not held"), "not to be started");
+    guard.grants(Some(4));
+    guard.holds(4).await;
+    let nonsense = Call::Starting { service: mail(), epoch: 4, container: "mail".into() };
+    assert!(guard.refused(nonsense).await.contains("no container's id"));
+    guard.ok(engine.starting(4)).await;
+    let Some((mut container, mut monitor)) = engine.start() else { return };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(container.runs(), "under its lease it is let be, registered or not");
+    // Whoever started it never comes to say where it is.
+    guard.grants(None);
+    until("the container's end", async || {
+        let runs = container.runs();
+        assert!(runs || !guard.page.holds("mail", 4), "dead while the page still lets it serve");
+        !runs
+    })
+    .await;
+    guard.given_back(4).await;
+    assert!(monitor.runs(), "only the container is killed");
+
+    // An engine that is slower still: the lease is lost first, and then the container starts.
+    container.restart();
+    until("the late container's end", async || !container.runs()).await;
+
+    // Told by a daemon that died with it, the next guard knows it too.
+    guard.grants(Some(5));
+    guard.holds(5).await;
+    guard.ok(engine.starting(5)).await;
+    container.restart();
+    guard.task.abort();
+    guard.grants(None);
+    until("the lease's end", async || !guard.page.holds("mail", 5)).await;
+    assert!(container.runs());
+    (guard.ending, guard.task) = Guarded::begin(guard.dir.path(), &guard.script, Timing::default());
+    until("the container's end", async || !container.runs()).await;
+    assert!(monitor.runs());
+}
+
+#[tokio::test]
+async fn a_container_that_was_told_of_is_registered_where_it_runs_and_only_another_one_is_refused() {
+    let Some(engine) = Engine::new("told") else { return };
+    let mut guard = Guarded::new(Timing::default()).await;
+    guard.grants(Some(4));
+    guard.holds(4).await;
+    guard.ok(engine.starting(4)).await;
+    let Some((mut container, monitor)) = engine.start() else { return };
+    let elsewhere = Call::Register { service: mail(), epoch: 4, cgroup: monitor.cgroup.clone(), pid: None };
+    assert!(guard.refused(elsewhere).await.contains("still runs in container"));
+    guard.ok(container.register(4)).await;
+    assert_eq!(guard.status().await.leases[0].cgroup, Some(container.cgroup.clone()));
+    assert!(guard.refused(Call::Release { service: mail(), epoch: 4 }).await.contains("still runs"));
+    container.child.kill().unwrap();
+    container.child.wait().unwrap();
+    guard.ok(Call::Release { service: mail(), epoch: 4 }).await;
+    guard.given_back(4).await;
 }
 
 #[tokio::test]

@@ -224,8 +224,15 @@ fn a_wish_is_done_waited_for_or_given_up() {
     assert_eq!(home.sentence(), "mail goes to cave as wished, but has to wait: image is being built");
     home.images.insert(CAVE, Readiness::Failed("no such image".into()));
     home.observe();
-    assert_eq!(home.commands(), vec![Command::ForgetWish { service: mail(), to: CAVE }]);
-    assert_eq!(home.sentence(), "mail does not go to cave: no such image");
+    let why = "mail does not go to cave: no such image";
+    let forget = Command::ForgetWish { service: mail(), to: CAVE, why: Some(why.into()) };
+    assert_eq!(home.commands(), vec![forget.clone()]);
+    assert_eq!(home.sentence(), why);
+    // Whoever waits for it finds it among the events, once.
+    for _ in 0..2 {
+        home.apply(forget.clone());
+    }
+    assert_eq!(home.state.events.iter().filter(|e| e.text == why).count(), 1);
 }
 
 #[test]
@@ -239,7 +246,8 @@ fn a_wish_that_fell_through_after_the_stop_starts_at_the_best() {
     let reason = "mail starts in cave, as wished";
     assert_eq!(home.commands(), vec![home.activate(CAVE, Why::Planned, reason)]);
     home.observed.silent_ms.insert(CAVE, 1_500);
-    let forget = Command::ForgetWish { service: mail(), to: CAVE };
+    let why = Some("mail does not go to cave: not heard".into());
+    let forget = Command::ForgetWish { service: mail(), to: CAVE, why };
     let start = home.activate(SALON, Why::Planned, "mail starts in salon: it wants 100 W");
     assert_eq!(home.commands(), vec![forget, start]);
 }

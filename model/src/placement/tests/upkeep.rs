@@ -138,6 +138,14 @@ fn at_a_failover_the_address_goes_where_the_first_service_goes() {
 }
 
 #[test]
+fn a_holder_that_lost_the_address_for_a_moment_gets_it_back_in_a_new_epoch() {
+    let mut home = Home::running_in(SALON);
+    let epoch_was = home.state.address.epoch;
+    home.observed.address_lease = Lease::Ended;
+    assert_eq!(home.commands(), vec![Command::HoldAddress { epoch_was, to: Some(SALON) }]);
+}
+
+#[test]
 fn the_address_changes_hands_only_when_its_lease_has_ended() {
     let mut home = Home::running_in(SALON);
     assert_eq!(home.state.address.holder, Some(SALON), "with the first service");

@@ -8,7 +8,7 @@ use super::{Active, DeviceOp, Effect};
 const RING_ENTRY: u64 = 128;
 
 /// A flush that is not answered yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Flush {
     pub seq: u64,
     /// Who waits: a request, or the machine itself.

@@ -7,7 +7,7 @@ use crate::name::NodeId;
 use crate::state::Volume;
 
 /// What the kernel asks of the device. Reads do not come here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeviceOp {
     /// Write, discard or zero.
     Change(Op),

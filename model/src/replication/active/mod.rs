@@ -18,6 +18,7 @@ use device::Flush;
 use peer::Peer;
 use set::Proposed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
 
 /// So many pings go out in a replica timeout.
 const PINGS: u64 = 5;
@@ -26,7 +27,7 @@ const PINGS: u64 = 5;
 const TAIL: u64 = 1;
 
 /// The active of one volume, for one epoch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Active {
     me: NodeId,
     volume: VolumeName,
@@ -65,7 +66,30 @@ pub struct Active {
     detaching: bool,
     now_ms: u64,
     pinged_ms: u64,
-    out: Vec<Effect>,
+    out: Outbox,
+}
+
+/// Effects on their way out. Empty between two steps, so they are no part of the state that a search of
+/// all states tells apart.
+#[derive(Debug, Clone, Default)]
+struct Outbox(Vec<Effect>);
+
+impl Hash for Outbox {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl Outbox {
+    fn push(&mut self, effect: Effect) {
+        self.0.push(effect);
+    }
+
+    fn extend(&mut self, effects: impl IntoIterator<Item = Effect>) {
+        self.0.extend(effects);
+    }
+
+    fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.0)
+    }
 }
 
 impl Active {
@@ -148,7 +172,7 @@ impl Active {
             detaching: false,
             now_ms,
             pinged_ms: now_ms,
-            out: Vec::new(),
+            out: Outbox::default(),
         };
         active.renew_peers();
         for node in config.in_sync.iter() {
@@ -157,7 +181,7 @@ impl Active {
             }
         }
         active.pump();
-        let effects = std::mem::take(&mut active.out);
+        let effects = active.out.take();
         Ok((active, effects))
     }
 
@@ -224,7 +248,7 @@ impl Active {
             Event::Lease { .. } | Event::Tick => {}
         }
         self.pump();
-        std::mem::take(&mut self.out)
+        self.out.take()
     }
 
     /// Everything that can go on now.

@@ -4,7 +4,7 @@ use crate::name::ReplicaId;
 use std::collections::{BTreeSet, VecDeque};
 
 /// One other replica.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Peer {
     pub id: ReplicaId,
     pub session: Option<u64>,
@@ -47,7 +47,7 @@ impl Peer {
 }
 
 /// A frame sent and not yet stored there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Sent {
     pub seq: u64,
     pub bytes: u64,
@@ -55,7 +55,7 @@ pub(super) struct Sent {
 }
 
 /// One session's stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Stream {
     pub sent: VecDeque<Sent>,
     pub in_flight: u64,

@@ -7,7 +7,7 @@ use crate::name::NodeId;
 use crate::state::Volume;
 
 /// The one proposal under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Proposed {
     node: NodeId,
     join: bool,
