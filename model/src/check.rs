@@ -19,6 +19,19 @@ impl State {
             let twins = self.members.values().filter(|m| m.name == member.name).count();
             claim(twins == 1, format!("{twins} members are named {}", member.name));
         }
+        let keys = &self.keys;
+        claim(
+            keys.members.keys().chain(&keys.holders).all(|id| self.members.contains_key(id)),
+            "keys of somebody who is no member".into(),
+        );
+        claim(
+            keys.sealed_under <= keys.number,
+            format!("sealed under {} of {}", keys.sealed_under, keys.number),
+        );
+        claim(
+            self.secrets.values().all(|s| s.key <= keys.number),
+            "a secret is sealed under a key to come".into(),
+        );
         for (name, service) in &self.services {
             if let Some(active) = service.active {
                 let radiator = self.members.get(&active).is_some_and(|m| m.role == Role::Radiator);

@@ -65,6 +65,39 @@ pub enum Command {
         /// Where to.
         address: SocketAddr,
     },
+    /// Writes down by which key a member is known; refused where another one is written down.
+    PinKey {
+        /// Who.
+        node: NodeId,
+        /// BLAKE3 of its public key, hex.
+        key: String,
+    },
+    /// `thermidor leave --stolen`, once the stolen radiator is out: a new authority and a new home key, which
+    /// the proposer holds on its disk. Voids the open invitations.
+    ChangeKeys {
+        /// The number of the keys it was computed from.
+        number_was: u64,
+        /// The new authority's certificate, PEM.
+        authority_pem: String,
+        /// BLAKE3 of the new home key, hex.
+        home_key_hash: String,
+    },
+    /// From a member: what is its own of the keys of that number is on its disk.
+    HoldsKeys {
+        /// Who.
+        node: NodeId,
+        /// The number of the keys.
+        number: u64,
+    },
+    /// The secrets, sealed under the home key of the present number.
+    Reseal {
+        /// The number of the keys.
+        number: u64,
+        /// The secrets it was computed from.
+        secrets_was: BTreeMap<String, Sealed>,
+        /// The same ones, sealed anew.
+        secrets: BTreeMap<String, Sealed>,
+    },
     /// A higher generation, after `rescue`; members not named are gone.
     RaiseGeneration {
         /// The generation it was computed from.

@@ -32,6 +32,9 @@ pub struct State {
     pub timing: Timing,
     /// The home's certificate authority, PEM (public part).
     pub authority_pem: String,
+    /// By which keys members know one another, and how far a change of the home's keys is.
+    #[serde(default)]
+    pub keys: Keys,
     /// Members by number.
     pub members: BTreeMap<NodeId, Member>,
     /// The number the next member gets.
@@ -77,6 +80,7 @@ impl Default for State {
             generation: 1,
             timing: Timing::default(),
             authority_pem: String::new(),
+            keys: Keys::default(),
             members: BTreeMap::new(),
             next_node: 1,
             tokens: BTreeMap::new(),
@@ -95,6 +99,22 @@ impl Default for State {
             notified: 0,
         }
     }
+}
+
+/// The home's keys: public parts and hashes alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Raised with each change; the authority and the home key of one number belong together.
+    pub number: u64,
+    /// BLAKE3 of the home key of that number, hex; empty for number 0, the keys the home was founded with.
+    pub home_key_hash: String,
+    /// The number of the home key under which secrets are sealed: lower while a change is under way.
+    pub sealed_under: u64,
+    /// Members on whose disks theirs of the present number is.
+    pub holders: BTreeSet<NodeId>,
+    /// BLAKE3 of each member's public key, hex. Who shows a certificate for another key is not that member,
+    /// whoever signed it.
+    pub members: BTreeMap<NodeId, String>,
 }
 
 /// A member: a radiator or a witness.
@@ -253,6 +273,9 @@ pub struct Sealed {
     /// ChaCha20-Poly1305 of the value, with the secret's name as associated data.
     #[serde(with = "crate::packed")]
     pub bytes: Vec<u8>,
+    /// The number of the home key.
+    #[serde(default)]
+    pub key: u64,
 }
 
 /// A mail account made by the CLI.

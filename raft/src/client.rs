@@ -1,5 +1,6 @@
 //! A way into the home for processes that must do without the local daemon: guard and volumes.
-//! Reads identity and members once, then touches no disk.
+//! Reads identity and members once, then waits for no disk: a thread of its own looks whether the daemon
+//! has written down other ones.
 
 use crate::identity::{Identity, IdentityError};
 use crate::line::{Lane, LineError};
@@ -54,9 +55,10 @@ pub struct HomeClient {
 }
 
 impl HomeClient {
-    /// Reads identity and members of a data directory. Needs a tokio runtime; uses no disk afterwards.
+    /// Reads identity and members of a data directory. Needs a tokio runtime; waits for no disk afterwards.
     pub fn open(data: &Path) -> Result<Self, ClientError> {
         let identity = Identity::load(data)?;
+        identity.follow_files(data)?;
         let addresses = Addresses::default();
         addresses.set(members_file::read(data).map_err(ClientError::Members)?);
         let pool = LinePool::new(&identity, addresses)?;

@@ -102,11 +102,12 @@ pub fn init(options: &InitOptions) -> Result<(), InitError> {
             role: Role::Radiator,
             advertise_ip: address.ip(),
             timing: *timing,
+            keys: 0,
         },
         certificate_pem: authority.issue(&key, home, 1, 1)?,
         authority_pem: authority.pem().to_string(),
         authority_key_pem: Some(authority.key_pem().to_string()),
-        home_key: Some(HomeKey::generate()?),
+        home_keys: BTreeMap::from([(0, HomeKey::generate()?)]),
     };
     parts.store(&key.pem(), &dir_of(data))?;
     Ok(())
@@ -136,5 +137,6 @@ pub(crate) async fn found_if_new(node: &Node) -> Result<(), StartError> {
     if let Outcome::Refused(why) = node.propose(command, deadline).await.map_err(|e| raft_error(&e))? {
         tracing::debug!(%why, "not founded again");
     }
+    node.pin_key(deadline).await.map_err(|e| raft_error(&e))?;
     disk::remove_if_there(&file).map_err(io)
 }

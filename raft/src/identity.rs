@@ -2,26 +2,33 @@
 //! both ends speak. Everything lives under DATA/identity, readable by its owner only.
 
 mod authority;
+mod files;
 mod home_key;
+mod papers;
 mod tls;
 
 pub use authority::{Authority, SERVER_NAME, peer_of};
-pub(crate) use authority::{MemberKey, fingerprint_of};
+pub(crate) use authority::{MemberKey, fingerprint_of, key_of_request};
+pub(crate) use files::{adopt, next_of};
 pub use home_key::HomeKey;
+pub use papers::Papers;
+pub(crate) use papers::{Known, Shown};
 pub(crate) use tls::pinned_client;
 pub use tls::server_name;
 
 use crate::{codec, disk};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermidor_model::NodeId;
 use thermidor_model::name::HomeName;
-use thermidor_model::state::Role;
+use thermidor_model::state::{Role, Sealed};
 use thermidor_model::timing::Timing;
 
 /// Why an identity can't be made, read or used.
@@ -45,6 +52,9 @@ pub enum IdentityError {
     /// A witness was asked for what only radiators hold.
     #[error("a witness holds no {0}: ask a radiator")]
     Witness(&'static str),
+    /// The home's keys were changed a moment ago, or while this member was off.
+    #[error("this member has not got the home key number {0} yet: it asks the others for it")]
+    NotYet(u64),
     /// Opening failed: another key, another name, or damaged bytes.
     #[error("the secret {0} can't be opened with this home's key")]
     Sealed(String),
@@ -66,6 +76,9 @@ pub struct Own {
     pub advertise_ip: IpAddr,
     /// The home's times.
     pub timing: Timing,
+    /// The number of the home's keys that it holds.
+    #[serde(default)]
+    pub keys: u64,
 }
 
 /// A member's identity.
@@ -78,9 +91,14 @@ pub struct Identity {
     pub authority_pem: String,
     /// The home key; a witness has none.
     pub home_key: Option<HomeKey>,
+    /// Every home key held, by its number.
+    pub(crate) home_keys: BTreeMap<u64, HomeKey>,
+    /// BLAKE3 of this member's public key, hex.
+    pub(crate) member_key: String,
     authority_key: Option<String>,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    certified: Arc<CertifiedKey>,
+    papers: Arc<Papers>,
 }
 
 /// The parts of an identity as they are stored and sent to a newcomer.
@@ -90,12 +108,19 @@ pub(crate) struct Parts {
     pub(crate) certificate_pem: String,
     pub(crate) authority_pem: String,
     pub(crate) authority_key_pem: Option<String>,
-    pub(crate) home_key: Option<HomeKey>,
+    /// By their numbers; a witness has none.
+    #[serde(default)]
+    pub(crate) home_keys: BTreeMap<u64, HomeKey>,
 }
 
 /// Where a data directory's identity is.
 pub(crate) fn dir_of(data: &Path) -> PathBuf {
     data.join("identity")
+}
+
+/// The present home key's file, or one before it, under which secrets may still be sealed.
+fn home_key_file(number: u64, present: u64) -> String {
+    if number == present { "home.key".into() } else { format!("home-{number}.key") }
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -121,8 +146,8 @@ impl Parts {
         if let Some(key) = &self.authority_key_pem {
             write("authority.key", key.as_bytes())?;
         }
-        if let Some(key) = &self.home_key {
-            write("home.key", key.as_bytes())?;
+        for (number, key) in &self.home_keys {
+            write(&home_key_file(*number, self.own.keys), key.as_bytes())?;
         }
         std::fs::rename(&building, place).map_err(io_error(place))?;
         let parent = place.parent().unwrap_or(Path::new("."));
@@ -146,6 +171,11 @@ impl Identity {
         })
     }
 
+    /// The one that was made ready to take its place, if it is there whole.
+    pub(crate) fn ready(data: &Path) -> Option<Self> {
+        Self::read(&next_of(data)).ok()
+    }
+
     fn read(dir: &Path) -> Result<Self, IdentityError> {
         let bytes = |name: &str| std::fs::read(dir.join(name)).map_err(io_error(&dir.join(name)));
         let optional = |name: &str| disk::read_if_there(&dir.join(name)).map_err(io_error(&dir.join(name)));
@@ -156,7 +186,12 @@ impl Identity {
             codec::decode(&bytes("own")?).map_err(|e| IdentityError::Damaged("own", e.to_string()))?;
         let authority_pem = text(bytes("authority.pem")?, "authority.pem")?;
         let authority_key = optional("authority.key")?.map(|b| text(b, "authority.key")).transpose()?;
-        let home_key = optional("home.key")?.map(|b| HomeKey::from_bytes(&b)).transpose()?;
+        let mut home_keys = BTreeMap::new();
+        for number in 0..=own.keys {
+            if let Some(key) = optional(&home_key_file(number, own.keys))? {
+                home_keys.insert(number, HomeKey::from_bytes(&key)?);
+            }
+        }
         let pem = |what: &'static str, bytes: &[u8]| {
             CertificateDer::from_pem_slice(bytes).map_err(|e| IdentityError::Damaged(what, e.to_string()))
         };
@@ -164,16 +199,23 @@ impl Identity {
         let authority = pem("authority.pem", authority_pem.as_bytes())?;
         let (_, generation) = peer_of(&member)
             .ok_or_else(|| IdentityError::Damaged("member.pem", "it names no member".into()))?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&bytes("member.key")?)
+        let key_bytes = bytes("member.key")?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&key_bytes)
             .map_err(|e| IdentityError::Damaged("member.key", e.to_string()))?;
+        let chain = vec![member, authority];
+        let certified = tls::certified(chain.clone(), PrivateKeyDer::Pkcs8(key))?;
+        let known = Known { authority_pem: authority_pem.clone(), ..Known::default() };
         Ok(Self {
+            home_key: home_keys.get(&own.keys).cloned(),
+            member_key: MemberKey::from_pem(&text(key_bytes, "member.key")?)?.hash(),
+            papers: Papers::new(certified.clone(), known)?,
             own,
             generation,
             authority_pem,
-            home_key,
+            home_keys,
             authority_key,
-            chain: vec![member, authority],
-            key: PrivateKeyDer::Pkcs8(key),
+            chain,
+            certified,
         })
     }
 
@@ -196,12 +238,46 @@ impl Identity {
     /// For accepting. A certificate of the home is demanded where `unknown_too` is false; else it is
     /// verified where one is shown, and the caller looks at the peer of each request (`join` has none).
     pub fn server_config(&self, unknown_too: bool) -> Result<Arc<ServerConfig>, IdentityError> {
-        tls::server(&self.chain, self.key.clone_key(), unknown_too)
+        tls::server(&self.papers, unknown_too)
     }
 
-    /// For dialling: shows our certificate, trusts the home's authority alone.
+    /// For dialling: shows our certificate, trusts the home's members alone.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, IdentityError> {
-        tls::client(&self.chain, self.key.clone_key())
+        tls::client(&self.papers)
+    }
+
+    /// What this process shows and whom it believes.
+    pub fn papers(&self) -> &Arc<Papers> {
+        &self.papers
+    }
+
+    /// The same member with other keys, for connections that others have been made from: they show its certificate.
+    pub(crate) fn in_place_of(mut self, before: &Self) -> Self {
+        before.papers.show(self.certified.clone());
+        self.papers = before.papers.clone();
+        self
+    }
+
+    fn key_of_number(&self, number: u64) -> Result<&HomeKey, IdentityError> {
+        if self.own.role == Role::Witness {
+            return Err(IdentityError::Witness("home key"));
+        }
+        self.home_keys.get(&number).ok_or(IdentityError::NotYet(number))
+    }
+
+    /// Seals a secret under the home key of that number.
+    pub fn seal(&self, number: u64, name: &str, secret: &[u8]) -> Result<Sealed, IdentityError> {
+        Ok(Sealed { key: number, ..self.key_of_number(number)?.seal(name, secret)? })
+    }
+
+    /// Opens a secret, whichever home key it is sealed under.
+    pub fn open(&self, name: &str, sealed: &Sealed) -> Result<zeroize::Zeroizing<Vec<u8>>, IdentityError> {
+        self.key_of_number(sealed.key)?.open(name, sealed)
+    }
+
+    /// Secret bytes for a purpose, drawn from the home key of that number.
+    pub fn derive(&self, number: u64, purpose: &str) -> Result<[u8; 32], IdentityError> {
+        Ok(self.key_of_number(number)?.derive(purpose))
     }
 
     /// Fingerprint of the authority's certificate, hex.
@@ -212,3 +288,5 @@ impl Identity {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::testing;

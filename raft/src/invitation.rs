@@ -114,6 +114,11 @@ impl FromStr for Token {
 impl Node {
     /// A one-time token with which one machine may join within `ttl`.
     pub async fn invite(&self, ttl: Duration) -> Result<Token, TokenError> {
+        let identity = self.identity();
+        if identity.own.keys != self.state().borrow().keys.number {
+            let why = "the home's keys are being changed, and this member has not got them yet: try again in a moment";
+            return Err(TokenError::Refused(why.into()));
+        }
         let mut bytes = [0; SECRET_BYTES];
         SystemRandom::new().fill(&mut bytes).map_err(|_| IdentityError::Random)?;
         let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -130,8 +135,8 @@ impl Node {
             may_issue.map(|(id, member)| (*id != self.id(), member.address)).collect();
         radiators.sort_by_key(|(other, _)| *other);
         Ok(Token {
-            home: self.identity().own.home.clone(),
-            fingerprint: self.identity().fingerprint(),
+            home: identity.own.home.clone(),
+            fingerprint: identity.fingerprint(),
             secret,
             addresses: radiators.into_iter().map(|(_, address)| address).take(ADDRESSES_MAX).collect(),
         })

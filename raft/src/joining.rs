@@ -4,7 +4,7 @@
 use crate::codec;
 use crate::founding::advertised;
 use crate::identity::{
-    HomeKey, Identity, IdentityError, MemberKey, Own, Parts, dir_of, pinned_client, server_name,
+    Identity, IdentityError, MemberKey, Own, Parts, dir_of, key_of_request, pinned_client, server_name,
 };
 use crate::invitation::{Token, TokenError, hash_of};
 use crate::line::{LineError, tune};
@@ -90,6 +90,9 @@ struct Request {
 struct Welcome {
     parts: Parts,
     members: BTreeMap<NodeId, SocketAddr>,
+    /// BLAKE3 of their public keys, hex.
+    #[serde(default)]
+    keys: BTreeMap<NodeId, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,7 +126,8 @@ pub async fn join(options: &JoinOptions) -> Result<NodeId, JoinError> {
         request_pem: key.request()?,
     };
     let welcome = ask_anyone(&token, &request).await?;
-    members_file::write(data, welcome.members).map_err(io(format!("{} can't be written", data.display())))?;
+    members_file::write(data, welcome.members, welcome.keys)
+        .map_err(io(format!("{} can't be written", data.display())))?;
     let node = welcome.parts.own.node;
     welcome.parts.store(&key.pem(), &dir_of(data))?;
     Ok(node)
@@ -174,7 +178,7 @@ pub(crate) async fn admit(node: &Node, body: &[u8], deadline: Instant) -> Result
     let request: Request = decode(body)?;
     let failed = |e: &dyn std::fmt::Display| LineError::Failed(e.to_string());
     let identity = node.identity();
-    if !identity.may_issue() {
+    if !identity.may_issue() || identity.own.keys != node.state().borrow().keys.number {
         // Not a refusal: the newcomer asks the next member of its token.
         return Err(LineError::NotLeader(None));
     }
@@ -196,11 +200,16 @@ pub(crate) async fn admit(node: &Node, body: &[u8], deadline: Instant) -> Result
         Outcome::Refused(why) => return Err(failed(&why)),
         other => return Err(LineError::Failed(format!("an unexpected outcome: {other:?}"))),
     };
+    // Refused: it has left again meanwhile. It tells its key itself if this does not get through.
+    let key = key_of_request(&request.request_pem).map_err(|e| failed(&e))?;
+    if let Err(e) = node.propose(Command::PinKey { node: joined, key }, deadline).await {
+        tracing::warn!(member = joined, error = %e, "its key is not written down yet");
+    }
     let own = &identity.own;
     let certificate_pem = authority
         .issue_for(&request.request_pem, &own.home, joined, identity.generation)
         .map_err(|e| failed(&e))?;
-    let shared = |key: Option<HomeKey>| if request.witness { None } else { key };
+    let home_keys = if request.witness { BTreeMap::new() } else { identity.home_keys.clone() };
     let welcome = Welcome {
         parts: Parts {
             own: Own {
@@ -209,13 +218,15 @@ pub(crate) async fn admit(node: &Node, body: &[u8], deadline: Instant) -> Result
                 role,
                 advertise_ip: request.address.ip(),
                 timing: state.borrow().timing,
+                keys: own.keys,
             },
             certificate_pem,
             authority_pem: authority.pem().to_string(),
             authority_key_pem: (!request.witness).then(|| authority.key_pem().to_string()),
-            home_key: shared(identity.home_key.clone()),
+            home_keys,
         },
         members: state.borrow().members.iter().map(|(id, m)| (*id, m.address)).collect(),
+        keys: state.borrow().keys.members.clone(),
     };
     tracing::info!(member = joined, "was let in");
     encode(&welcome)

@@ -85,6 +85,11 @@ impl LinePool {
         })
     }
 
+    /// Closes the lines to everybody else.
+    pub(crate) fn keep_only(&self, wanted: impl Fn(NodeId) -> bool) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).retain(|(node, _), _| wanted(*node));
+    }
+
     /// Closes every line; calls under way are lost.
     pub(crate) fn close(&self) {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clear();

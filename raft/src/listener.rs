@@ -1,7 +1,6 @@
 //! The member's one listener: TLS, who is asking, frames in, answers out. Whatever is not understood
 //! closes that connection and nothing else.
 
-use crate::identity::peer_of;
 use crate::line::{LineError, tune, write_frames};
 use crate::node::Node;
 use crate::serving::{self, Asker};
@@ -81,11 +80,9 @@ async fn connection(
         .map_err(|_| "the handshake takes too long")?
         .map_err(|e| format!("no handshake: {e}"))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    match certificate.map(peer_of) {
+    match certificate.map(|certificate| node.identity().papers().read(certificate)) {
         Some(None) => Err("its certificate names no member".into()),
-        Some(Some((member, generation))) => {
-            carry(stream, FRAME_MAX, node, Asker::Member { member, generation }, from).await
-        }
+        Some(Some(shown)) => carry(stream, FRAME_MAX, node, Asker::Member(Arc::new(shown)), from).await,
         None => {
             let _place = strangers.try_acquire().map_err(|_| "too many strangers at once")?;
             let carried = carry(stream, STRANGER_FRAME_MAX, node, Asker::Stranger, from);
@@ -105,7 +102,7 @@ async fn carry(
     let (answer, answers) = mpsc::channel::<Bytes>(ANSWERS_MAX);
     tokio::select! {
         written = write_frames(write, answers) => written.map_err(|e| e.to_string()),
-        read = read_requests(FramedRead::new(read, framing(frame_max)), node, asker, answer) => {
+        read = read_requests(FramedRead::new(read, framing(frame_max)), node, asker.clone(), answer) => {
             if let Err(why) = &read {
                 tracing::warn!(%from, ?asker, why, "closes a connection that speaks nonsense");
             }
@@ -143,9 +140,9 @@ async fn read_requests(
                 let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
                 let time = Duration::from_millis(u64::from(deadline_ms)).min(REQUEST_MAX);
                 let deadline = Instant::now() + time;
-                let (answer, serving) = (answer.clone(), node.clone());
+                let (answer, serving, asker) = (answer.clone(), node.clone(), asker.clone());
                 node.spawn(async move {
-                    let result = serving::serve(&serving, asker, &verb, body, deadline).await;
+                    let result = serving::serve(&serving, &asker, &verb, body, deadline).await;
                     // Err: the connection has closed meanwhile; the other end counts the answer as lost.
                     drop(answer.send(frame_of(id, result).encode()).await);
                     drop(place);

@@ -16,7 +16,7 @@ use crate::reserve::Reserve;
 use crate::snapshot_stream::Arriving;
 use crate::standing::{self, Standing};
 use crate::types::Raft;
-use crate::{disk, founding, keeper, listener, members_file, quiet, rescue};
+use crate::{disk, founding, introducing, keeper, listener, members_file, quiet, rescue, rotation};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use thermidor_model::{NodeId, State};
 use tokio::net::TcpListener;
@@ -67,7 +67,10 @@ pub enum StartError {
 }
 
 pub(crate) struct Inner {
-    pub(crate) identity: Identity,
+    id: NodeId,
+    identity: RwLock<Arc<Identity>>,
+    /// One change of this member's own keys at a time.
+    pub(crate) rekeying: tokio::sync::Mutex<()>,
     pub(crate) data: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) raft: Raft,
@@ -117,6 +120,9 @@ impl Node {
         let started_ns = crate::boottime_ns();
         rescue::finish(&data).map_err(io("a rescue can't be finished"))?;
         let identity = Identity::load(&data)?;
+        let papers = identity.papers().clone();
+        let known = members_file::known(&data, &identity.authority_pem);
+        papers.believe(known.map_err(io("members.json can't be read"))?)?;
         let listener = TcpListener::bind(listen).await.map_err(io(format!("can't listen on {listen}")))?;
         let port = listener.local_addr().map_err(io("the listener has no address"))?.port();
         let address = match advertise {
@@ -161,7 +167,9 @@ impl Node {
             arriving: Mutex::default(),
             contacted: Mutex::default(),
             data: data.clone(),
-            identity,
+            id: identity.node(),
+            identity: RwLock::new(Arc::new(identity)),
+            rekeying: tokio::sync::Mutex::default(),
             address,
             raft,
             pool,
@@ -170,13 +178,16 @@ impl Node {
             reserve,
             stop: stop.clone(),
         }));
-        members_file::follow(data, addresses, state, stop.clone());
+        members_file::follow(data, addresses, papers, state, stop.clone());
         node.spawn(listener::serve(listener, node.clone()));
         node.spawn(keeper::keep(node.clone()));
         node.spawn(quiet::follow(node.clone()));
         node.spawn(standing::watch(node.clone()));
         founding::found_if_new(&node).await?;
         node.spawn(standing::tell_address(node.clone()));
+        node.spawn(rotation::tell_key(node.clone()));
+        node.spawn(rotation::follow(node.clone()));
+        node.spawn(introducing::follow(node.clone()));
         let electing = node.clone();
         node.spawn(async move {
             tokio::time::sleep_until(electing.0.votes_from).await;
@@ -211,12 +222,18 @@ impl Node {
 
     /// This member's number.
     pub fn id(&self) -> NodeId {
-        self.0.identity.node()
+        self.0.id
     }
 
-    /// This member's identity: TLS, home key, authority.
-    pub fn identity(&self) -> &Identity {
-        &self.0.identity
+    /// This member's identity: TLS, home key, authority. Another one after the home's keys were changed.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.0.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on with other keys.
+    pub(crate) fn rekey(&self, identity: Identity) {
+        let mut place = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(identity.in_place_of(&place));
     }
 
     /// The address told to the other members.
@@ -247,7 +264,7 @@ impl Node {
 
     /// The same, for a caller who may be kept waiting until the next heartbeat: it costs no round.
     pub async fn unhurried_barrier(&self) -> Result<(), CallError> {
-        let wait = Duration::from_millis(self.0.identity.own.timing.heartbeat_ms * 2);
+        let wait = Duration::from_millis(self.identity().own.timing.heartbeat_ms * 2);
         let alone = self.0.leadership.borrow().voters.len() == 1;
         if !alone && heartbeat_proves(self.raft(), wait).await {
             return Ok(());

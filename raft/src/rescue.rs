@@ -113,13 +113,14 @@ pub async fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError
     alone(&mut stored, me, vote.map_or(0, |vote| vote.leader_id.term));
 
     build_raft(data, &stored).await?;
-    let key = MemberKey::generate()?;
+    // The same key: by it the others know who has raised the generation.
+    let key = MemberKey::from_pem(&std::fs::read_to_string(dir_of(data).join("member.key"))?)?;
     let parts = Parts {
         own: Own { ..identity.own.clone() },
         certificate_pem: authority.issue(&key, &identity.own.home, me, generation)?,
         authority_pem: authority.pem().to_string(),
         authority_key_pem: Some(authority.key_pem().to_string()),
-        home_key: identity.home_key.clone(),
+        home_keys: identity.home_keys.clone(),
     };
     let new_identity = dir_of(data).with_extension("rescued");
     disk::remove_dir_if_there(&new_identity)?;

@@ -1,21 +1,22 @@
 //! Who may ask what, and who answers it.
 
-use crate::joining;
+use crate::identity::{Papers, Shown};
 use crate::line::LineError;
 use crate::node::{Node, decode, encode};
 use crate::types::C;
+use crate::{introducing, joining, rotation};
 use bytes::Bytes;
 use openraft::alias::VoteOf;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use thermidor_model::{NodeId, State};
 use tokio::time::{Instant, timeout_at};
 
 /// Who asks, as the handshake has proven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asker {
-    /// A member by its certificate.
-    Member { member: NodeId, generation: u64 },
+    /// What the certificate said.
+    Member(Arc<Shown>),
     /// Someone without a certificate.
     Stranger,
 }
@@ -32,33 +33,44 @@ enum Admission {
     Unknown,
 }
 
-/// A number above all that our state has given out belongs to somebody who joined while we were away:
-/// its certificate says so, and it may even lead.
-fn admit(asker: Asker, verb: &str, ours: u64, state: &State) -> Admission {
-    match asker {
-        Asker::Stranger if verb == "home/join" => Admission::Newcomer,
-        Asker::Stranger => Admission::Unknown,
-        Asker::Member { generation, .. } if generation > ours => Admission::WeAreOld(generation),
-        Asker::Member { generation, .. } if generation < ours => Admission::TheyAreOld,
-        Asker::Member { member, .. } if member >= state.next_node || state.members.contains_key(&member) => {
-            Admission::Member(member)
+/// Asked for each request, since the state changes while a connection lasts. A number above all that our state has
+/// given out belongs to somebody who joined while we were away: its certificate says so, and it may even lead.
+fn admit(asker: &Asker, verb: &str, ours: u64, state: &State, papers: &Papers) -> Admission {
+    let shown = match asker {
+        Asker::Stranger if verb == "home/join" => return Admission::Newcomer,
+        Asker::Stranger => return Admission::Unknown,
+        Asker::Member(shown) => shown,
+    };
+    let (member, never_given) = (shown.member, shown.member >= state.next_node);
+    let proven = match state.keys.members.get(&member) {
+        Some(pinned) => *pinned == shown.key,
+        None => {
+            let signed = shown.under.as_ref() == Some(&papers.authority());
+            signed || (never_given && papers.is_vouched(member, &shown.key))
         }
-        Asker::Member { .. } => Admission::Left,
+    };
+    match shown.generation {
+        _ if !proven => Admission::Unknown,
+        generation if generation > ours => Admission::WeAreOld(generation),
+        generation if generation < ours => Admission::TheyAreOld,
+        _ if never_given || state.members.contains_key(&member) => Admission::Member(member),
+        _ => Admission::Left,
     }
 }
 
 /// Answers one request, by its deadline at the latest.
 pub(crate) async fn serve(
     node: &Node,
-    asker: Asker,
+    asker: &Asker,
     verb: &str,
     body: Bytes,
     deadline: Instant,
 ) -> Result<Bytes, LineError> {
-    let ours = node.identity().generation;
+    let identity = node.identity();
+    let ours = identity.generation;
     let state = node.state().borrow().clone();
     let failed = |text: &str| Err(LineError::Failed(text.into()));
-    let from = match admit(asker, verb, ours, &state) {
+    let from = match admit(asker, verb, ours, &state, identity.papers()) {
         Admission::Member(member) => {
             node.0.contacted.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
             member
@@ -95,6 +107,8 @@ async fn other(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byt
         }
         Some(("raft", "quiet")) => node.quiet_for(&body),
         Some(("home", "unborn")) => joining::forget_unborn(node, &body).await,
+        Some(("home", "key")) => introducing::answer(node, &body),
+        Some(("home", "keys")) => rotation::hand_over(node, from, &body),
         Some(("app", kind)) => node.handle(from, kind, body).await,
         Some(("lead", kind)) => node.handle_as_leader(from, kind, body).await,
         _ => Err(LineError::Failed(format!("`{verb}` is not understood here"))),
@@ -146,24 +160,49 @@ async fn raft(node: &Node, from: NodeId, verb: &str, body: Bytes) -> Result<Byte
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{Authority, Known, testing::own};
     use thermidor_model::state::{Member, Role};
     use thermidor_model::{RadiatorName, State};
 
     #[test]
     fn members_of_this_generation_are_admitted_and_nobody_else() {
+        let authority = Authority::generate(&"maison".parse().unwrap()).unwrap();
+        let known = Known { authority_pem: authority.pem().to_string(), ..Known::default() };
+        let papers = Papers::new(own(&authority), known).unwrap();
         let mut state = State { next_node: 4, ..State::default() };
         for (id, name) in [(1, "salon"), (3, "bureau")] {
             let name = RadiatorName::new(name).unwrap();
             let address = "127.0.0.1:7600".parse().unwrap();
             state.members.insert(id, Member { name, address, role: Role::Radiator, off: None });
         }
-        let ask = |member, generation| admit(Asker::Member { member, generation }, "app/x", 2, &state);
+        state.keys.members.insert(1, "salon's".into());
+        let shown = |member, generation, key: &str, under: Option<String>| {
+            let shown = Shown { member, generation, key: key.to_string(), under };
+            admit(&Asker::Member(Arc::new(shown)), "app/x", 2, &state, &papers)
+        };
+        let signed = || Some(papers.authority());
+        // Salon is known by its key, whoever signed its certificate.
+        assert_eq!(shown(1, 2, "salon's", None), Admission::Member(1));
+        assert_eq!(shown(1, 2, "the thief's", signed()), Admission::Unknown);
+        assert_eq!(
+            shown(1, 9, "the thief's", signed()),
+            Admission::Unknown,
+            "no generation is heard from him"
+        );
+        // Bureau's key is not written down, and nobody knows number 4 yet: the authority's word is needed.
+        for member in [2, 3, 4] {
+            let elsewhere = Some("another authority".to_string());
+            assert_eq!(shown(member, 2, "x", elsewhere), Admission::Unknown, "{member}");
+        }
+        papers.vouch(4, "x".into());
+        assert_eq!(shown(4, 2, "x", None), Admission::Member(4), "another member vouches for it");
+        let ask = |member, generation| shown(member, generation, "salon's", signed());
         assert_eq!(ask(1, 2), Admission::Member(1));
         assert_eq!(ask(2, 2), Admission::Left);
         assert_eq!(ask(4, 2), Admission::Member(4), "joined while we were away");
         assert_eq!(ask(1, 1), Admission::TheyAreOld);
         assert_eq!(ask(1, 3), Admission::WeAreOld(3));
-        assert_eq!(admit(Asker::Stranger, "raft/vote", 2, &state), Admission::Unknown);
-        assert_eq!(admit(Asker::Stranger, "home/join", 2, &state), Admission::Newcomer);
+        assert_eq!(admit(&Asker::Stranger, "raft/vote", 2, &state, &papers), Admission::Unknown);
+        assert_eq!(admit(&Asker::Stranger, "home/join", 2, &state, &papers), Admission::Newcomer);
     }
 }

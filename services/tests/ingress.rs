@@ -89,6 +89,7 @@ impl Authority {
             server: Arc::new(server),
             client: Arc::new(client),
             server_name: ServerName::try_from("member.home").unwrap(),
+            until_refused: Arc::new(|_| Box::pin(std::future::pending())),
             peer_of: Arc::new(|certificate| {
                 // Enough for a test: the name stands in the DER as it is.
                 let text = String::from_utf8_lossy(certificate.as_ref()).into_owned();

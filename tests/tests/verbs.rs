@@ -139,7 +139,7 @@ fn refusals_have_their_code_and_name_the_next_command(home: &RecordHome) {
         ("volume promote record bureau", "--accept-loss"),
         ("mail account ls", "--service"),
         ("secret rm nope", "thermidor secret ls"),
-        ("leave bureau --stolen", "thermidor leave bureau"),
+        ("leave nope --stolen", "thermidor radiator ls"),
     ] {
         let (code, said) = refused(salon, line);
         assert_eq!(code, Some(1), "{line}: {said}");

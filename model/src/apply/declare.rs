@@ -160,6 +160,9 @@ impl State {
             return invalid("a secret's name has 1 to 200 characters, like `mail/marie`");
         }
         match sealed {
+            Some(sealed) if sealed.key != self.keys.sealed_under => {
+                return stale("the home key has been changed meanwhile: set the secret again");
+            }
             Some(sealed) => {
                 self.secrets.insert(name.to_string(), sealed.clone());
             }

@@ -115,6 +115,7 @@ impl State {
             self.address.holder = None;
         }
         self.members.remove(&node);
+        self.forget_keys();
         self.forget_removals();
         self.tell(at, Weight::Mail, "home", format!("{name} left the home"));
         Ok(Outcome::Done)
@@ -167,6 +168,7 @@ impl State {
                 self.address.holder = None;
             }
         }
+        self.forget_keys();
         // A volume's active follows its service's, also where only one of them was on a member that went.
         for volume in self.volumes.values_mut() {
             if self.services.get(&volume.service).is_some_and(|s| s.active.is_none()) {

@@ -2,6 +2,7 @@
 //! same state, bit for bit. What is refused changes nothing.
 
 mod declare;
+mod keys;
 mod member;
 mod placement;
 mod removal;
@@ -43,6 +44,14 @@ impl State {
             }
             Command::Leave { node } => self.leave(at, *node),
             Command::Readdress { node, address } => self.readdress(*node, *address),
+            Command::PinKey { node, key } => self.pin_key(*node, key),
+            Command::ChangeKeys { number_was, authority_pem, home_key_hash } => {
+                self.change_keys(at, *number_was, authority_pem, home_key_hash)
+            }
+            Command::HoldsKeys { node, number } => self.holds_keys(*node, *number),
+            Command::Reseal { number, secrets_was, secrets } => {
+                self.reseal(at, *number, secrets_was, secrets)
+            }
             Command::RaiseGeneration { generation_was, remain } => {
                 self.raise_generation(at, *generation_was, remain)
             }

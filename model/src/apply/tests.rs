@@ -4,7 +4,7 @@ use super::*;
 use crate::command::Why;
 use crate::name::{NodeId, RadiatorName, ReplicaId};
 use crate::spec::HomeSpec;
-use crate::state::{Off, Phase, Role};
+use crate::state::{Off, Phase, Role, Sealed};
 use crate::testing::{box_volume, declare, home_spec, joined, mail, service_on, volume_spec};
 use std::collections::BTreeMap;
 
@@ -288,4 +288,91 @@ fn a_volume_is_removed_only_when_nothing_uses_it_and_each_holder_says_when_its_i
         [2],
         "who left removes nothing"
     );
+}
+
+fn sealed(key: u64, byte: u8) -> Sealed {
+    Sealed { nonce: [0; 12], bytes: vec![byte], key }
+}
+
+fn pin(node: NodeId) -> Command {
+    Command::PinKey { node, key: format!("key {node}") }
+}
+
+fn change_keys(number_was: u64) -> Command {
+    let home_key_hash = format!("hash {}", number_was + 1);
+    Command::ChangeKeys { number_was, authority_pem: format!("authority {}", number_was + 1), home_key_hash }
+}
+
+#[test]
+fn a_member_is_known_by_one_key_for_as_long_as_it_is_a_member() {
+    let mut home = Home::of_three();
+    assert_eq!(home.apply(pin(2)), Outcome::Done);
+    assert_eq!(home.apply(pin(2)), Outcome::Done, "again");
+    home.refuses(Command::PinKey { node: 2, key: "the thief's".into() }, "another key");
+    home.refuses(pin(9), "no member");
+    home.apply(Command::Leave { node: 2 });
+    assert!(home.0.keys.members.is_empty());
+}
+
+#[test]
+fn keys_are_changed_once_every_remaining_member_is_known_by_its_own() {
+    let mut home = Home::of_three();
+    home.apply(Command::Invite { token_hash: "open".into(), expires_ms: 9_000 });
+    home.apply(pin(1));
+    home.apply(Command::Leave { node: 3 });
+    home.refuses(change_keys(0), "thermidor leave bureau");
+    home.apply(pin(2));
+    home.refuses(change_keys(4), "number 0");
+    assert_eq!(home.apply(change_keys(0)), Outcome::Done);
+    assert_eq!(home.0.authority_pem, "authority 1");
+    assert!(home.0.tokens.is_empty(), "what was invited under the old authority is void");
+    home.refuses(change_keys(0), "number 1");
+}
+
+#[test]
+fn secrets_are_sealed_anew_once_two_radiators_hold_the_new_key() {
+    let mut home = Home::of_three();
+    for node in 1..=3 {
+        home.apply(pin(node));
+    }
+    home.apply(Command::SetSecret { name: "a".into(), sealed: Some(sealed(0, 1)) });
+    home.apply(Command::Leave { node: 3 });
+    home.apply(change_keys(0));
+    assert!(home.0.keys.changing() && home.0.without_keys() == [1, 2]);
+    home.refuses(Command::HoldsKeys { node: 1, number: 0 }, "number 1");
+    home.refuses(Command::HoldsKeys { node: 3, number: 1 }, "no member");
+    home.apply(Command::HoldsKeys { node: 1, number: 1 });
+    let was = home.0.secrets.clone();
+    let reseal = |secrets_was: &BTreeMap<String, Sealed>| Command::Reseal {
+        number: 1,
+        secrets_was: secrets_was.clone(),
+        secrets: secrets_was.keys().map(|name| (name.clone(), sealed(1, 9))).collect(),
+    };
+    home.refuses(reseal(&was), "only one radiator");
+    home.apply(Command::HoldsKeys { node: 2, number: 1 });
+    // Meanwhile a secret was set, under the key in force.
+    home.apply(Command::SetSecret { name: "b".into(), sealed: Some(sealed(0, 2)) });
+    home.refuses(reseal(&was), "a secret has changed");
+    home.refuses(Command::SetSecret { name: "b".into(), sealed: Some(sealed(1, 2)) }, "set the secret again");
+    let was = home.0.secrets.clone();
+    let fewer = Command::Reseal { number: 1, secrets_was: was.clone(), secrets: BTreeMap::new() };
+    home.refuses(fewer, "other secrets");
+    assert_eq!(home.apply(reseal(&was)), Outcome::Done);
+    assert!(!home.0.keys.changing() && home.0.secrets.values().all(|s| s.key == 1));
+    home.refuses(reseal(&was), "by now");
+    home.refuses(Command::SetSecret { name: "b".into(), sealed: Some(sealed(0, 2)) }, "set the secret again");
+}
+
+#[test]
+fn keys_that_were_lost_before_anybody_had_them_are_changed_again() {
+    let mut home = Home::of_three();
+    for node in 1..=3 {
+        home.apply(pin(node));
+    }
+    home.apply(Command::SetSecret { name: "a".into(), sealed: Some(sealed(0, 1)) });
+    home.apply(change_keys(0));
+    home.apply(Command::HoldsKeys { node: 1, number: 1 });
+    assert_eq!(home.apply(change_keys(1)), Outcome::Done);
+    assert_eq!((home.0.keys.number, home.0.keys.sealed_under), (2, 0));
+    assert!(home.0.keys.holders.is_empty());
 }

@@ -1,11 +1,12 @@
 //! The home's certificate authority: made at `init`, held by every radiator, never by a witness.
 
 use super::IdentityError;
+use super::papers::key_of;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use thermidor_model::NodeId;
 use thermidor_model::name::HomeName;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -28,8 +29,17 @@ impl MemberKey {
         Ok(Self(KeyPair::generate()?))
     }
 
+    pub(crate) fn from_pem(pem: &str) -> Result<Self, IdentityError> {
+        Ok(Self(KeyPair::from_pem(pem)?))
+    }
+
     pub(crate) fn pem(&self) -> String {
         self.0.serialize_pem()
+    }
+
+    /// BLAKE3 of the public key, hex: how the state knows this member.
+    pub(crate) fn hash(&self) -> String {
+        blake3::hash(&self.0.subject_public_key_info()).to_hex().to_string()
     }
 
     /// A request for a certificate; proves that we hold the key. Its names are not looked at.
@@ -59,8 +69,13 @@ impl Authority {
         Ok(Self { pem, key_pem, issuer: Issuer::new(params, key) })
     }
 
-    /// The authority out of its certificate and key.
+    /// The authority out of its certificate and key; refused where they are not of one another.
     pub fn load(pem: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| IdentityError::Damaged("authority.pem", e.to_string()))?;
+        if key_of(&certificate).as_ref() != Some(&MemberKey::from_pem(key_pem)?.hash()) {
+            return Err(IdentityError::Damaged("authority.key", "it is another authority's".into()));
+        }
         let issuer = Issuer::from_ca_cert_pem(pem, KeyPair::from_pem(key_pem)?)?;
         Ok(Self { pem: pem.to_string(), key_pem: key_pem.to_string(), issuer })
     }
@@ -146,6 +161,12 @@ pub fn peer_of(certificate: &CertificateDer<'_>) -> Option<(NodeId, u64)> {
         }
         _ => None,
     })
+}
+
+/// BLAKE3 of the public key in a request for a certificate, hex.
+pub(crate) fn key_of_request(request_pem: &str) -> Result<String, IdentityError> {
+    let request = CertificateSigningRequestParams::from_pem(request_pem)?;
+    Ok(blake3::hash(&request.public_key.subject_public_key_info()).to_hex().to_string())
 }
 
 /// A certificate's fingerprint, hex.

@@ -34,6 +34,11 @@ impl HomeKey {
         &self.0
     }
 
+    /// By which others are told which key it is: nobody guesses 32 random bytes.
+    pub(crate) fn hash(&self) -> String {
+        blake3::hash(&self.0).to_hex().to_string()
+    }
+
     fn cipher(&self) -> Result<LessSafeKey, IdentityError> {
         Ok(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &self.0).map_err(|_| IdentityError::Random)?))
     }
@@ -46,7 +51,7 @@ impl HomeKey {
         bytes
     }
 
-    /// Seals a secret under its name: opened under another name it is refused.
+    /// Seals a secret under its name, as key number 0: opened under another name it is refused.
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Sealed, IdentityError> {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| IdentityError::Random)?;
@@ -58,7 +63,7 @@ impl HomeKey {
                 &mut bytes,
             )
             .map_err(|_| IdentityError::Random)?;
-        Ok(Sealed { nonce, bytes })
+        Ok(Sealed { nonce, bytes, key: 0 })
     }
 
     /// Opens what was sealed under that name.

@@ -116,7 +116,12 @@ pub async fn accept(shared: &Shared, stream: TcpStream, from: SocketAddr) {
     };
     if let (Ok(()), Some((mut upstream, under))) = (answered.await, reached) {
         let seat = shared.cuts.enter(under);
-        if pass::pass(&mut tls, &mut upstream, &[], &seat, &shared.leases).await == pass::End::Cut {
+        let shown = tls.get_ref().1.peer_certificates().map(|shown| shown.to_vec());
+        let end = tokio::select! {
+            end = pass::pass(&mut tls, &mut upstream, &[], &seat, &shared.leases) => end,
+            () = shared.link.refused(shown.as_deref()) => pass::End::Cut,
+        };
+        if end == pass::End::Cut {
             // Whatever is still queued is not to reach the client.
             let reset = tls.get_ref().0.set_zero_linger();
             reset.unwrap_or_else(|e| tracing::debug!(error = %e, "a cut tunnel was closed without reset"));

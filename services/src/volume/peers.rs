@@ -114,6 +114,7 @@ pub async fn accept(
     if !who(&link, &stream).is_some_and(may) {
         return Err(stranger());
     }
+    let shown = stream.get_ref().1.peer_certificates().map(|shown| shown.to_vec());
     let id = next_session();
     let frames = queue.clone();
     let (writer, life) = session(stream, image, move |frame, payload| {
@@ -123,7 +124,10 @@ pub async fn accept(
     if !told(following::Arrived::Accepted { session: id, writer }) {
         return Ok(());
     }
-    let ended = life.await;
+    let ended = tokio::select! {
+        ended = life => ended,
+        () = link.refused(shown.as_deref()) => Err(stranger()),
+    };
     if !told(following::Arrived::Event(FollowerEvent::Closed { session: id })) {
         return Ok(());
     }

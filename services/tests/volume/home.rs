@@ -95,6 +95,7 @@ fn link(root: &Path, node: NodeId) -> Link {
         server: Arc::new(server),
         client: Arc::new(client),
         server_name: ServerName::try_from("radiator.test").unwrap(),
+        until_refused: Arc::new(|_| Box::pin(std::future::pending())),
         peer_of: Arc::new(move |given| known.iter().find(|(_, c)| c == given).map(|(n, _)| *n)),
     }
 }

@@ -49,6 +49,11 @@ pub enum Request {
         /// Who.
         radiator: RadiatorName,
     },
+    /// Takes a member out that a thief has, and changes the keys that are on its disk: [`view::Stolen`].
+    LeaveStolen {
+        /// Who.
+        radiator: RadiatorName,
+    },
     /// Moves the services away and stops heating.
     Off {
         /// Who.

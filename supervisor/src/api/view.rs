@@ -212,6 +212,7 @@ impl Home {
         if state.spec().is_none() {
             warnings.push("nothing is declared yet: `thermidor apply home.yaml`".into());
         }
+        warnings.extend(keys_missing(state));
         let volumes: Vec<_> =
             state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
@@ -367,5 +368,37 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
         durability: volume.durability,
         active: volume.active.map(|n| state.name_of(n)),
         replicas: replicas.collect(),
+    }
+}
+
+/// What a radiator's theft came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stolen {
+    /// Version of this structure.
+    pub version: u32,
+    /// Secrets that whoever reads the stolen disk can read.
+    pub secrets: Vec<String>,
+    /// Members that have not got the new keys yet.
+    pub waits_for: Vec<String>,
+    /// The secrets are sealed under the new home key.
+    pub sealed_anew: bool,
+}
+
+/// Members that have not got theirs of the home's present keys.
+pub fn without_keys(state: &State) -> Vec<String> {
+    let missing = state.members.iter().filter(|(id, _)| !state.keys.holders.contains(id));
+    missing.filter(|_| state.keys.number > 0).map(|(_, m)| m.name.to_string()).collect()
+}
+
+/// A change of keys that is not over, in words.
+fn keys_missing(state: &State) -> Option<String> {
+    let missing = without_keys(state).join(", ");
+    match (state.keys.changing(), missing.is_empty()) {
+        (true, _) => Some(format!(
+            "the home's keys are being changed: {} to get the new ones; secrets are still sealed under the old one",
+            if missing.is_empty() { "all have".into() } else { format!("{missing} is still") }
+        )),
+        (false, false) => Some(format!("{missing} gets the home's new keys once it is on")),
+        (false, true) => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Founding, joining and leaving; off and on, targets and moves.
 
-use crate::api::view::Home;
+use crate::api::view::{Home, Stolen};
 use crate::api::{Refused, Request, client};
 use crate::paths::{HOME_PORT, Paths};
 use clap::Args;
@@ -117,14 +117,34 @@ pub fn leave(paths: &Paths, radiator: Option<RadiatorName>) -> Result<(), Refuse
     Ok(())
 }
 
-/// Refused for as long as keys can't be changed in a running home: half of it would be a lie.
-pub fn stolen(radiator: &RadiatorName) -> Result<(), Refused> {
-    Err(refused(format!(
-        "the keys on {radiator}'s disk (the home's and its authority's) can't be changed in a running home yet. \
-         Run `thermidor leave {radiator}` now: nobody speaks with it any more. Then change every password that \
-         `thermidor secret ls` names, also where it is used. Whoever reads {radiator}'s disk as root can still pass \
-         for a member in your network: found a new home (`thermidor init`) to be rid of him"
-    )))
+/// Takes it out and changes the keys that are on its disk, then says what the thief has seen.
+pub fn stolen(paths: &Paths, radiator: RadiatorName) -> Result<(), Refused> {
+    let done: Stolen = client::ask_for(paths, &Request::LeaveStolen { radiator: radiator.clone() })?;
+    println!("{radiator} has left the home, which has a new authority and a new home key.");
+    match done.sealed_anew {
+        true => println!("The secrets are sealed under the new home key."),
+        false => println!(
+            "The secrets are not sealed anew yet: a second radiator must get the new home key first."
+        ),
+    }
+    if !done.waits_for.is_empty() {
+        let names = done.waits_for.join(", ");
+        println!("{names}: gets the new keys by itself as soon as it is on; `thermidor status` says when.");
+    }
+    println!(
+        "Invitations given out before are void. Mail programs ask once whether to trust the new certificate."
+    );
+    println!("What is on {radiator}'s disk can be read by whoever has it: its replicas of volumes, and");
+    match done.secrets.is_empty() {
+        true => println!("no secret, for none is set."),
+        false => {
+            println!(
+                "these secrets. Change each where it is used, then here with `thermidor secret set NAME`:"
+            );
+            done.secrets.iter().for_each(|name| println!("  {name}"));
+        }
+    }
+    Ok(())
 }
 
 /// This member's name, as the home knows it.

@@ -291,7 +291,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Init(args) => home::init(paths, args),
         Verb::Invite { ttl } => home::invite(paths, &ttl),
         Verb::Join(args) => home::join(paths, args),
-        Verb::Leave { radiator: Some(radiator), stolen: true } => home::stolen(&radiator),
+        Verb::Leave { radiator: Some(radiator), stolen: true } => home::stolen(paths, radiator),
         Verb::Leave { radiator, .. } => home::leave(paths, radiator),
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
         Verb::Apply(args) => apply::main(paths, &args),

@@ -66,9 +66,12 @@ fn small_runtime() -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)
 }
 
-/// The home's identity, as the processes use it between themselves.
-pub fn link(identity: &Identity) -> Result<Link, Refused> {
+/// The home's identity, as the processes use it between themselves; it follows what the daemon writes down.
+pub fn link(paths: &Paths, identity: &Identity) -> Result<Link, Refused> {
+    identity.follow_files(&paths.data).map_err(refused)?;
+    let papers = identity.papers().clone();
     Ok(Link {
+        until_refused: Arc::new(move |certificate| papers.until_refused(certificate)),
         node: identity.node(),
         server: identity.server_config(false).map_err(refused)?,
         client: identity.client_config().map_err(refused)?,
@@ -163,7 +166,7 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
     priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let tunnel = SocketAddr::new(identity.own.advertise_ip, TUNNEL_PORT);
-    let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(&identity)?, tunnel);
+    let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(paths, &identity)?, tunnel);
     options.listen = vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     runtime(2)?.block_on(async {
         ingress::run(options, ending()).await;
@@ -198,7 +201,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             name: args.name,
             run_dir: paths.run.clone(),
             node: identity.node(),
-            link: link(&identity)?,
+            link: link(paths, &identity)?,
             listen: identity.own.advertise_ip,
             propose: Arc::new(propose),
             lease_page: paths.lease_page(),

@@ -79,14 +79,19 @@ impl Context {
         Ok(hash)
     }
 
-    /// A service's certificate on this radiator, made once for a host name.
+    /// A service's certificate on this radiator, made once for a host name and an authority.
     fn certificate(&self, name: &ServiceName, host: &str) -> anyhow::Result<(String, String)> {
-        let dir = self.paths.service(name.as_str()).join("tls").join(host);
+        let identity = self.node.identity();
+        if identity.own.keys != self.node.state().borrow().keys.number {
+            anyhow::bail!("the home's authority was changed, and this radiator has not got the new one yet");
+        }
+        let place = format!("{host}-{}", &identity.fingerprint()[..16]);
+        let dir = self.paths.service(name.as_str()).join("tls").join(place);
         let (pem, key) = (dir.join("pem"), dir.join("key"));
         if pem.exists() && key.exists() {
             return Ok((std::fs::read_to_string(pem)?, std::fs::read_to_string(key)?));
         }
-        let (pem_text, key_text) = self.node.identity().authority()?.issue_for_service(host)?;
+        let (pem_text, key_text) = identity.authority()?.issue_for_service(host)?;
         std::fs::create_dir_all(&dir)?;
         write_private(&key, &key_text)?;
         write_private(&pem, &pem_text)?;

@@ -18,6 +18,7 @@ mod report;
 mod routes;
 mod serve;
 mod space;
+mod stolen;
 mod volumes;
 mod worker;
 
@@ -36,7 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thermidor_model::observe::Report;
 use thermidor_model::state::Role;
-use thermidor_raft::{HomeKey, Identity, Node, StartOptions};
+use thermidor_raft::{Identity, Node, StartOptions};
 use thermidor_services::docker::{Engine, EngineConfig};
 use thermidor_services::lease_page::LeasePage;
 use tokio::time::Instant;
@@ -79,8 +80,8 @@ pub struct Context {
     pub workshop: Arc<Workshop>,
 }
 
-/// The home key, where this member holds it.
-pub struct Keys(Option<HomeKey>);
+/// The home's keys, as far as this member holds them.
+pub struct Keys(Node);
 
 /// Runs until it is told to end. Services go on without it.
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
@@ -138,7 +139,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         engine: Engine::new(engine)?,
         guard: Guard::new(paths.run.clone()),
         page: Arc::new(Page::new(paths.lease_page())),
-        keys: Arc::new(Keys(identity.home_key.clone())),
+        keys: Arc::new(Keys(node.clone())),
         workshop: Arc::default(),
         node,
         leader,
@@ -272,23 +273,24 @@ impl Page {
 }
 
 impl Keys {
-    /// Seals a secret.
-    pub fn seal(&self, name: &str, value: &[u8]) -> anyhow::Result<thermidor_model::state::Sealed> {
-        let key =
-            self.0.as_ref().context("this member is a witness and holds no home key: ask a radiator")?;
-        Ok(key.seal(name, value)?)
+    /// The number of the key under which secrets are sealed now.
+    fn in_force(&self) -> u64 {
+        self.0.state().borrow().keys.sealed_under
     }
 
-    /// Secret bytes that every radiator of this home draws alike.
+    /// Seals a secret.
+    pub fn seal(&self, name: &str, value: &[u8]) -> anyhow::Result<thermidor_model::state::Sealed> {
+        Ok(self.0.identity().seal(self.in_force(), name, value)?)
+    }
+
+    /// Secret bytes that every radiator of this home draws alike, until the home's keys are changed.
     pub fn derive(&self, purpose: &str) -> anyhow::Result<[u8; 32]> {
-        let key = self.0.as_ref().context("this member is a witness and holds no home key")?;
-        Ok(key.derive(purpose))
+        Ok(self.0.identity().derive(self.in_force(), purpose)?)
     }
 
     /// Opens a secret.
     pub fn open(&self, name: &str, sealed: &thermidor_model::state::Sealed) -> anyhow::Result<String> {
-        let key = self.0.as_ref().context("this member is a witness and holds no home key")?;
-        let value = key.open(name, sealed)?;
+        let value = self.0.identity().open(name, sealed)?;
         String::from_utf8(value.to_vec()).context("the secret is no text")
     }
 }

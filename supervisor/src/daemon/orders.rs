@@ -12,7 +12,7 @@ use thermidor_model::{Command, NodeId, Outcome, RadiatorName, ServiceName, State
 use thermidor_raft::ProposeError;
 
 /// How long an order may wait for a majority.
-const ORDER_MAX: Duration = Duration::from_secs(10);
+pub(super) const ORDER_MAX: Duration = Duration::from_secs(10);
 
 /// How long a look at the leader may take.
 const LOOK_MAX: Duration = Duration::from_secs(2);
@@ -41,6 +41,7 @@ impl Context {
                 token.map(|t| Value::from(t.text())).map_err(|e| Refused::because(e.to_string()))
             }
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
+            Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
             Request::Logs { .. } | Request::Events { .. } => {
                 Err(Refused::because("logs and events are followed, not answered"))
@@ -93,7 +94,7 @@ impl Context {
     }
 
     /// Only the leader takes a member out: it changes the votes too.
-    async fn leave(&self, node: NodeId) -> Result<Value, Refused> {
+    pub(super) async fn leave(&self, node: NodeId) -> Result<Value, Refused> {
         let done = match self.leader.leave(node).await {
             Err(why) if !self.node.leadership().borrow().is_me => {
                 let body = serde_json::to_vec(&node).map_err(|e| Refused::because(format!("{why}: {e}")))?;
@@ -120,11 +121,11 @@ impl Context {
     }
 }
 
-fn value<T: serde::Serialize>(of: &T) -> Result<Value, Refused> {
+pub(super) fn value<T: serde::Serialize>(of: &T) -> Result<Value, Refused> {
     serde_json::to_value(of).map_err(|e| Refused::because(e.to_string()))
 }
 
-fn member(state: &State, name: &RadiatorName) -> Result<NodeId, Refused> {
+pub(super) fn member(state: &State, name: &RadiatorName) -> Result<NodeId, Refused> {
     state.node(name).ok_or_else(|| {
         Refused::because(format!("there is no radiator {name}: `thermidor radiator ls` lists them"))
     })

@@ -188,7 +188,7 @@ pub struct HomeDoor(HomeClient);
 impl HomeDoor {
     /// Puts; tells what is surely not done from what nobody knows.
     pub async fn propose(&self, key: String, value: &Value) -> Result<Outcome, ProposeError> {
-        let sealed = Some(Sealed { nonce: [0; 12], bytes: value.to_vec() });
+        let sealed = Some(Sealed { nonce: [0; 12], bytes: value.to_vec(), key: 0 });
         let command = HomeCommand::SetSecret { name: key, sealed };
         self.0.propose(command, tokio::time::Instant::now() + PUT_MAX).await
     }
