@@ -133,7 +133,7 @@ fn orders(then: &State) -> Vec<Command> {
 /// Proposes to the home as a member's process does.
 fn propose(radiator: &Radiator, commands: Vec<Command>) -> Result<Vec<(Command, Outcome)>> {
     let data = radiator.paths()?.data;
-    let proposed = radiator.on_network(|| -> Result<Vec<_>> {
+    radiator.on_network(|| -> Result<Vec<_>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = HomeClient::open(&data)?;
@@ -144,8 +144,7 @@ fn propose(radiator: &Radiator, commands: Vec<Command>) -> Result<Vec<(Command, 
             }
             Ok(outcomes)
         })
-    })?;
-    proposed
+    })?
 }
 
 /// What a radiator's own processes answer to orders of an epoch that is over.

@@ -53,6 +53,7 @@ async fn begin(docker: PathBuf) -> PathBuf {
     // Its monitors leave notes where it was started.
     service.current_dir(&dir).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     // Not waited for: it serves all tests of this process, and ends with the machine.
+    #[expect(clippy::zombie_processes, reason = "see above")]
     let mut service = service.spawn().expect("podman is missing: run scripts/setup");
     let begun = Instant::now();
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {

@@ -72,6 +72,10 @@ pub enum Action {
 }
 
 #[derive(Debug, Clone, Hash)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "cloned millions of times, and boxes would be allocated each time"
+)]
 enum Machine {
     Follower(Follower),
     Active(Active),
