@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(configuration(&state, 2, &box_volume()).unwrap().members.len(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_process_that_does_not_answer_is_left_as_it_was_and_one_that_is_gone_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { data: dir.path().into(), run: dir.path().into() };
