@@ -1,7 +1,7 @@
 //! The home's certificate authority: made at `init`, held by every radiator, never by a witness.
 
 use super::IdentityError;
-use super::papers::key_of;
+use super::papers::{hash_of_key, key_of};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
@@ -39,7 +39,7 @@ impl MemberKey {
 
     /// BLAKE3 of the public key, hex: how the state knows this member.
     pub(crate) fn hash(&self) -> String {
-        blake3::hash(&self.0.subject_public_key_info()).to_hex().to_string()
+        hash_of_key(&self.0.subject_public_key_info())
     }
 
     /// A request for a certificate; proves that we hold the key. Its names are not looked at.
@@ -166,7 +166,7 @@ pub fn peer_of(certificate: &CertificateDer<'_>) -> Option<(NodeId, u64)> {
 /// BLAKE3 of the public key in a request for a certificate, hex.
 pub(crate) fn key_of_request(request_pem: &str) -> Result<String, IdentityError> {
     let request = CertificateSigningRequestParams::from_pem(request_pem)?;
-    Ok(blake3::hash(&request.public_key.subject_public_key_info()).to_hex().to_string())
+    Ok(hash_of_key(&request.public_key.subject_public_key_info()))
 }
 
 /// A certificate's fingerprint, hex.

@@ -78,10 +78,15 @@ impl std::fmt::Debug for Papers {
     }
 }
 
-/// BLAKE3 of a certificate's public key, hex.
+/// BLAKE3 of a public key (SubjectPublicKeyInfo, DER), hex: by it the state knows a member.
+pub(super) fn hash_of_key(public_key: &[u8]) -> String {
+    blake3::hash(public_key).to_hex().to_string()
+}
+
+/// The same of a certificate's key.
 pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(blake3::hash(parsed.public_key().raw).to_hex().to_string())
+    Some(hash_of_key(parsed.public_key().raw))
 }
 
 fn refused() -> Error {
@@ -92,7 +97,7 @@ fn believed(known: Known) -> Result<Arc<Believed>, IdentityError> {
     let authority = CertificateDer::from_pem_slice(known.authority_pem.as_bytes())
         .map_err(|e| IdentityError::Damaged("the authority", e.to_string()))?;
     let fingerprint = fingerprint_of(&authority);
-    let authority = tls::verifier_under(&authority)?;
+    let authority = tls::verifier_under(authority)?;
     Ok(Arc::new(Believed { known, fingerprint, authority }))
 }
 

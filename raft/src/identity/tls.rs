@@ -25,20 +25,12 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::DnsName(SERVER_NAME.try_into().unwrap_or_else(|_| unreachable!("a valid DNS name")))
 }
 
-fn roots(authority: Option<&CertificateDer<'static>>) -> Result<Arc<RootCertStore>, Error> {
-    let mut roots = RootCertStore::empty();
-    if let Some(certificate) = authority {
-        roots.add(certificate.clone())?;
-    }
-    Ok(Arc::new(roots))
-}
-
 /// Verifies what that authority signed.
-pub(super) fn verifier_under(
-    authority: &CertificateDer<'static>,
-) -> Result<Arc<WebPkiServerVerifier>, IdentityError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(Some(authority))?, provider());
-    Ok(verifier.build().map_err(|e| Error::General(e.to_string()))?)
+pub(super) fn verifier_under(authority: CertificateDer<'_>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.into_owned())?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+    verifier.build().map_err(|e| Error::General(e.to_string()))
 }
 
 /// A certificate with its key, ready to be shown.
@@ -215,13 +207,8 @@ impl ServerCertVerifier for Pinned {
         let authority = chain
             .iter()
             .find(|certificate| fingerprint_of(certificate) == self.fingerprint)
-            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?
-            .clone()
-            .into_owned();
-        WebPkiServerVerifier::builder_with_provider(roots(Some(&authority))?, self.provider.clone())
-            .build()
-            .map_err(|e| Error::General(e.to_string()))?
-            .verify_server_cert(leaf, chain, name, ocsp, now)
+            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        verifier_under(authority.clone())?.verify_server_cert(leaf, chain, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
