@@ -23,7 +23,8 @@ fn all_that_the_demo_claims_happens_and_nothing_of_it_stays() {
     let told = start().wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&told.stdout);
     println!("{text}");
-    assert!(told.status.success(), "{}", told.status);
+    let failed: Vec<&str> = text.lines().filter(|line| line.contains("[FAIL]")).collect();
+    assert!(told.status.success(), "{}: {}", told.status, failed.join("\n"));
     assert!(text.contains("What was shown"), "it was told to its end");
     assert_eq!(traces("demo", &folder()), Vec::<String>::new());
 }

@@ -27,11 +27,11 @@ pub fn tell(keep: bool) -> Result<()> {
         demo.ledger.claim("the story was told to its end", false, format!("{error:#}"));
     }
     demo.ledger.time("the whole demo", began.elapsed().as_millis() as u64);
-    println!("\nWhat was shown\n{}", demo.ledger);
-    if told.is_err() {
+    if !demo.ledger.all_held() {
         println!("\nLogs of every process: {} (removed with the lab)", demo.home.lab.dir().display());
         demo.show_last_words();
     }
+    println!("\nWhat was shown\n{}", demo.ledger);
     if keep {
         play_on(&demo);
     }
