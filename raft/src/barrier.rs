@@ -2,6 +2,7 @@
 //! round runs share the next. Who is in no hurry is served by the heartbeats that go out anyway.
 
 use crate::calling::CallError;
+use crate::muting::Muted;
 use crate::types::{C, Raft};
 use openraft::alias::InstantOf;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -22,9 +23,9 @@ type Caller = oneshot::Sender<Result<(), CallError>>;
 pub(crate) struct Barriers(mpsc::Sender<Caller>);
 
 impl Barriers {
-    pub(crate) fn start(raft: Raft, stop: CancellationToken) -> Self {
+    pub(crate) fn start(raft: Raft, muted: Muted, stop: CancellationToken) -> Self {
         let (ask, callers) = mpsc::channel(CALLERS_MAX);
-        tokio::spawn(stop.run_until_cancelled_owned(serve(raft, callers)));
+        tokio::spawn(stop.run_until_cancelled_owned(serve(raft, muted, callers)));
         Self(ask)
     }
 
@@ -35,13 +36,17 @@ impl Barriers {
     }
 }
 
-async fn serve(raft: Raft, mut callers: mpsc::Receiver<Caller>) {
+async fn serve(raft: Raft, muted: Muted, mut callers: mpsc::Receiver<Caller>) {
     while let Some(first) = callers.recv().await {
         let mut sharing = vec![first];
         while let Ok(caller) = callers.try_recv() {
             sharing.push(caller);
         }
-        let result = round(&raft).await;
+        // A round would be heartbeats too.
+        let result = match muted.is_silent() {
+            true => Err(CallError::NoQuorum("no majority has answered for long".into())),
+            false => round(&raft).await,
+        };
         for caller in sharing {
             // Err: the caller has stopped waiting.
             drop(caller.send(result.clone()));

@@ -131,7 +131,7 @@ impl HomeClient {
         deadline: Instant,
     ) -> Result<(NodeId, Bytes), LineError> {
         let ask = |id: NodeId| async move {
-            (id, self.pool.call(id, Lane::App, verb, body.clone(), deadline).await)
+            (id, self.pool.call_hedged(id, Lane::App, verb, body.clone(), deadline).await)
         };
         let first = self.leader();
         let mut asked: FuturesUnordered<_> = first.into_iter().map(ask).collect();

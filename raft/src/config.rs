@@ -22,8 +22,8 @@ pub(crate) fn config(home: &str, timing: &Timing, snapshot_every: u64) -> Result
         enable_leader_restore: Some(false),
         // Switched on once election_max_ms has passed since the start: see `Node::start`.
         enable_elect: false,
-        // A leader without its quorum falls silent for a while, so that the others may elect (partial cuts).
-        quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.election_min_ms),
+        // A leader without its quorum falls silent by itself: see `muting`.
+        quorum_loss_probe_interval: None,
         backoff: "50ms".to_string(),
         ..Config::default()
     }

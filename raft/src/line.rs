@@ -47,6 +47,11 @@ const PING_EVERY: Duration = Duration::from_millis(100);
 const NUDGE_EVERY: Duration = Duration::from_millis(25);
 /// Pings that follow one request; later ones only ask for a sign of life.
 const NUDGES_MAX: u32 = 20;
+/// A connection that has answered nothing for so long, while another to the same member answers, is stuck behind a
+/// lost packet; ms.
+const STUCK_MS: u64 = 75;
+/// Both may have been silent, and the other one's answer be read first: it is stuck if it still is after this long, ms.
+const STUCK_STILL_MS: u64 = 40;
 /// TCP gives up on unacknowledged bytes after this long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -67,6 +72,15 @@ impl Lane {
     /// A connection silent for so long while asked for a sign of life is given up.
     fn silence_max(self) -> Duration {
         Duration::from_millis(if self == Self::Beat { 500 } else { 1000 })
+    }
+
+    /// After how long what may be asked twice is asked again over another connection. What is to be written takes
+    /// its time on a slow disk; all else is answered in a few ms.
+    pub(crate) fn hedge_after(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Beat | Self::App => 15,
+            Self::Log | Self::Snapshot => 150,
+        })
     }
 }
 
@@ -106,19 +120,63 @@ type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, LineError>>>>;
 
 /// A live connection.
 struct Link {
+    target: NodeId,
     queue: mpsc::Sender<Bytes>,
     pending: Arc<Pending>,
     closed: CancellationToken,
     next: AtomicU64,
     /// When the connection was last nudged, ms since `opened`.
     nudged: AtomicU64,
+    silence: Arc<Silence>,
+}
+
+/// Since when a connection has answered nothing of what it was asked. Times are ms since `opened`, and more than 0.
+struct Silence {
     opened: Instant,
+    /// 0: all is answered.
+    since: AtomicU64,
+    /// When another connection was first seen to answer meanwhile.
+    suspected: AtomicU64,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { opened: Instant::now(), since: AtomicU64::new(0), suspected: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn asked(&self) {
+        // Err: it has been silent for longer.
+        let _ = self.since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// Another connection to the same member has just answered. Whether this one is stuck.
+    fn overtaken(&self, now: u64) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        if since == 0 || now < since + STUCK_MS {
+            return false;
+        }
+        let suspected = self.suspected.load(Ordering::Relaxed);
+        if suspected < since {
+            self.suspected.store(now, Ordering::Relaxed);
+            return false;
+        }
+        now >= suspected + STUCK_STILL_MS
+    }
 }
 
 impl Link {
     /// Sends a ping behind a request that waits, one for all requests that do.
     fn nudge(&self) {
-        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.silence.asked();
+        let now = self.silence.now();
         let pause = NUDGE_EVERY.as_millis() as u64;
         let due = |last: u64| (last + pause <= now).then_some(now);
         if self.nudged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
@@ -150,11 +208,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Removes a request from the pending ones when its caller stops waiting.
-struct Waiting<'a>(&'a Link, u64);
+struct Waiting<'a> {
+    link: &'a Link,
+    id: u64,
+    verb: &'a str,
+    since: Instant,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.0.pending).remove(&self.1);
+        if lock(&self.link.pending).remove(&self.id).is_some() {
+            let ms = self.since.elapsed().as_millis() as u64;
+            tracing::debug!(
+                member = self.link.target,
+                verb = self.verb,
+                ms,
+                "no answer is waited for any longer"
+            );
+        }
     }
 }
 
@@ -166,6 +237,30 @@ impl Line {
         let task = keep_dialled(dial, tell, wanted.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(task));
         Self { seen, wanted, _stop: Arc::new(stop.drop_guard()) }
+    }
+
+    /// The connection that is live now.
+    fn live(&self) -> Option<Arc<Link>> {
+        match &*self.seen.borrow() {
+            Seen::Up(link) if !link.closed.is_cancelled() => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a live connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.live().is_some()
+    }
+
+    /// Another line to the same member has just answered: if this one is stuck, it is given up and dialled anew.
+    pub(crate) fn was_overtaken(&self) {
+        if let Some(link) = self.live()
+            && link.silence.overtaken(link.silence.now())
+        {
+            tracing::debug!(member = link.target, "a connection is stuck and given up");
+            link.closed.cancel();
+            self.wanted.notify_one();
+        }
     }
 
     /// A live connection, waiting for one until the deadline.
@@ -210,7 +305,8 @@ impl Line {
             }
             pending.insert(id, tell);
         }
-        let _waiting = Waiting(&link, id);
+        link.silence.asked();
+        let _waiting = Waiting { link: &link, id, verb, since: Instant::now() };
         match timeout(deadline.saturating_duration_since(Instant::now()), link.queue.send(frame)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(LineError::NotSent("the connection has closed".into())),
@@ -263,7 +359,7 @@ async fn keep_dialled(dial: Dial, tell: watch::Sender<Seen>, wanted: Arc<Notify>
         {
             Ok(stream) => {
                 pause = DIAL_PAUSE_MIN;
-                let link = carry(stream, dial.lane.silence_max());
+                let link = carry(stream, dial.target, dial.lane);
                 tell.send_replace(Seen::Up(link.clone()));
                 link.closed.cancelled().await;
                 tell.send_replace(Seen::Down("the connection closed".into()));
@@ -284,6 +380,8 @@ pub(crate) fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    // Few packets are on their way at any time: the pause before a repetition does not double.
+    socket.set_tcp_thin_linear_timeouts(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(5))
         .with_interval(Duration::from_secs(1))
@@ -313,31 +411,33 @@ async fn dial_once(dial: &Dial) -> Result<TlsStream<TcpStream>, String> {
 }
 
 /// Starts the two tasks of a connection.
-fn carry(stream: TlsStream<TcpStream>, silence_max: Duration) -> Arc<Link> {
+fn carry(stream: TlsStream<TcpStream>, target: NodeId, lane: Lane) -> Arc<Link> {
     let (read, write) = tokio::io::split(stream);
     let (queue, frames) = mpsc::channel(QUEUE_MAX);
     let closed = CancellationToken::new();
     let pending = Arc::new(Pending::default());
+    let silence = Arc::new(Silence::new());
     let link = Link {
+        target,
         queue: queue.clone(),
         pending: pending.clone(),
         closed: closed.clone(),
         next: AtomicU64::new(1),
         nudged: AtomicU64::new(0),
-        opened: Instant::now(),
+        silence: silence.clone(),
     };
     let ending = closed.clone();
     tokio::spawn(async move {
         let outcome = closed.run_until_cancelled(write_frames(write, frames)).await;
         if let Some(Err(e)) = outcome {
-            tracing::debug!(error = %e, "a connection can't be written");
+            tracing::debug!(member = target, ?lane, error = %e, "a connection can't be written");
         }
         closed.cancel();
     });
     tokio::spawn(async move {
-        let reading = read_answers(read, &pending, &queue, silence_max);
+        let reading = read_answers(read, &pending, &queue, &silence, lane.silence_max());
         if let Some(why) = ending.run_until_cancelled(reading).await {
-            tracing::debug!(why, "a connection ended");
+            tracing::debug!(member = target, ?lane, why, "a connection ended");
         }
         ending.cancel();
         // Dropping the senders tells every caller that its answer is lost.
@@ -374,6 +474,7 @@ async fn read_answers(
     read: ReadHalf<TlsStream<TcpStream>>,
     pending: &Pending,
     queue: &mpsc::Sender<Bytes>,
+    silence: &Silence,
     silence_max: Duration,
 ) -> String {
     let mut frames = FramedRead::new(read, framing(FRAME_MAX));
@@ -385,6 +486,7 @@ async fn read_answers(
             biased;
             frame = frames.next() => {
                 heard = Instant::now();
+                silence.answered();
                 let frame = match frame {
                     None => return "closed by the other end".into(),
                     Some(Err(e)) => return e.to_string(),
@@ -416,5 +518,37 @@ async fn read_answers(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_stuck_when_another_answers_twice_while_it_is_silent() {
+        let silence = Silence::new();
+        assert!(!silence.overtaken(10_000), "it was asked nothing");
+        silence.since.store(100, Ordering::Relaxed);
+        assert!(!silence.overtaken(174), "it may be on its way");
+        assert!(!silence.overtaken(175), "its answer may be the next that is read");
+        assert!(!silence.overtaken(214));
+        assert!(silence.overtaken(215));
+        silence.answered();
+        assert!(!silence.overtaken(300));
+        silence.since.store(300, Ordering::Relaxed);
+        assert!(!silence.overtaken(400), "an earlier suspicion does not count");
+        assert!(silence.overtaken(440));
+    }
+
+    #[test]
+    fn what_was_asked_first_and_has_no_answer_counts() {
+        let silence = Silence::new();
+        silence.asked();
+        let since = silence.since.load(Ordering::Relaxed);
+        assert_ne!(since, 0);
+        std::thread::sleep(Duration::from_millis(5));
+        silence.asked();
+        assert_eq!(silence.since.load(Ordering::Relaxed), since);
     }
 }

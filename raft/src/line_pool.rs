@@ -1,11 +1,13 @@
 //! The lanes of this process to every member, and where members are.
 
+use crate::hedge::hedged;
 use crate::identity::{Identity, IdentityError};
 use crate::line::{Dial, Lane, Line, LineError};
 use bytes::Bytes;
 use rustls::ClientConfig;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use thermidor_model::NodeId;
 use tokio::sync::watch;
@@ -34,12 +36,36 @@ impl Addresses {
     }
 }
 
+/// Lines beside one another for what may be asked twice.
+const WAYS: usize = 3;
+
+/// The lines of one lane to one member.
+#[derive(Clone)]
+struct Lines {
+    /// For what must be asked once: its connection is not given up while an answer may still come.
+    once: Line,
+    /// For what may be asked twice.
+    ways: [Line; WAYS],
+    /// The one that answered last.
+    quick: Arc<AtomicUsize>,
+}
+
+impl Lines {
+    /// In the order in which they are to be tried: the last to answer first, but what is connected before all others.
+    fn order(&self) -> Vec<usize> {
+        let quick = self.quick.load(Relaxed);
+        let mut order: Vec<usize> = (0..WAYS).map(|n| (quick + n) % WAYS).collect();
+        order.sort_by_key(|way| !self.ways[*way].is_up());
+        order
+    }
+}
+
 /// Every line of this process.
 pub(crate) struct LinePool {
     tls: Arc<ClientConfig>,
     generation: u64,
     pub(crate) addresses: Addresses,
-    lines: Mutex<BTreeMap<(NodeId, Lane), Line>>,
+    lines: Mutex<BTreeMap<(NodeId, Lane), Lines>>,
     heard_generation: Arc<watch::Sender<u64>>,
     expelled: watch::Sender<bool>,
 }
@@ -67,9 +93,18 @@ impl LinePool {
         raise(&self.heard_generation, generation);
     }
 
-    pub(crate) fn line(&self, target: NodeId, lane: Lane) -> Line {
+    fn lines(&self, target: NodeId, lane: Lane) -> Lines {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.entry((target, lane)).or_insert_with(|| self.open(target, lane)).clone()
+        let open = || Lines {
+            once: self.open(target, lane),
+            ways: std::array::from_fn(|_| self.open(target, lane)),
+            quick: Arc::default(),
+        };
+        lines.entry((target, lane)).or_insert_with(open).clone()
+    }
+
+    pub(crate) fn line(&self, target: NodeId, lane: Lane) -> Line {
+        self.lines(target, lane).once
     }
 
     fn open(&self, target: NodeId, lane: Lane) -> Line {
@@ -104,10 +139,37 @@ impl LinePool {
         deadline: Instant,
     ) -> Result<Bytes, LineError> {
         let answer = self.line(target, lane).call(verb, body, deadline).await;
-        if answer == Err(LineError::Expelled) {
+        self.note_expelled(&answer);
+        answer
+    }
+
+    /// Asks what may be asked more than once: where an answer is late, again over another connection.
+    pub(crate) async fn call_hedged(
+        &self,
+        target: NodeId,
+        lane: Lane,
+        verb: &str,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, LineError> {
+        let lines = self.lines(target, lane);
+        // A member that no connection reaches is dialled by one line alone.
+        let reached = |_| lines.ways.iter().any(Line::is_up);
+        let ask = |way: usize| lines.ways[way].call(verb, body.clone(), deadline);
+        let (way, answer) = hedged(&lines.order(), lane.hedge_after(), reached, ask).await;
+        if let Some(quick) = way {
+            lines.quick.store(quick, Relaxed);
+            let others = lines.ways.iter().enumerate().filter(|(way, _)| *way != quick);
+            others.for_each(|(_, line)| line.was_overtaken());
+        }
+        self.note_expelled(&answer);
+        answer
+    }
+
+    fn note_expelled(&self, answer: &Result<Bytes, LineError>) {
+        if *answer == Err(LineError::Expelled) {
             self.expelled.send_replace(true);
         }
-        answer
     }
 
     /// Whether a member told us that we have left the home.

@@ -83,7 +83,8 @@ impl Peer {
     ) -> Result<A, RPCError<C>> {
         let body = codec::encode(request).map_err(|e| RPCError::from(Unreachable::new(&e)))?;
         let deadline = Instant::now() + time;
-        let answer = self.pool.call(self.target, lane, verb, Bytes::from(body), deadline).await;
+        // Raft's messages may come twice and late.
+        let answer = self.pool.call_hedged(self.target, lane, verb, Bytes::from(body), deadline).await;
         let answer = answer.map_err(|e| rpc_error(&e))?;
         codec::decode(&answer).map_err(|e| RPCError::from(Unreachable::new(&e)))
     }

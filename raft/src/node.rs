@@ -16,7 +16,7 @@ use crate::reserve::Reserve;
 use crate::snapshot_stream::Arriving;
 use crate::standing::{self, Standing};
 use crate::types::Raft;
-use crate::{disk, founding, introducing, keeper, listener, members_file, quiet, rescue, rotation};
+use crate::{disk, founding, introducing, keeper, listener, members_file, muting, quiet, rescue, rotation};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -161,7 +161,11 @@ impl Node {
             taken,
             quiet: Mutex::default(),
             standing: watch::Sender::new(belongs),
-            barriers: Barriers::start(raft.clone(), stop.clone()),
+            barriers: Barriers::start(
+                raft.clone(),
+                muting::start(raft.clone(), &timing, stop.clone()),
+                stop.clone(),
+            ),
             changing: tokio::sync::Mutex::default(),
             proposing: tokio::sync::RwLock::default(),
             arriving: Mutex::default(),

@@ -177,7 +177,8 @@ async fn ask(node: &Node, id: NodeId, reign: Reign) -> (NodeId, u64) {
 
 async fn ask_once(node: &Node, id: NodeId, reign: Reign) -> Result<u64, LineError> {
     let body = encode(&reign)?;
-    let answer = node.pool().call(id, Lane::Beat, "raft/quiet", body, Instant::now() + ASK_MAX).await?;
+    let until = Instant::now() + ASK_MAX;
+    let answer = node.pool().call_hedged(id, Lane::Beat, "raft/quiet", body, until).await?;
     decode(&answer)
 }
 

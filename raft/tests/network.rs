@@ -4,11 +4,16 @@ mod harness;
 
 use bytes::Bytes;
 use harness::*;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use thermidor_model::Outcome;
 use thermidor_raft::{CallError, HomeClient, Node, ProposeError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,6 +134,80 @@ async fn a_client_that_was_just_answered_asks_nobody_and_still_finds_the_next_le
         told.contains("first") && told.contains("third") && (second.is_err() || told.contains("second"))
     })
     .await;
+    shut_all(machines).await;
+}
+
+/// Passes connections on, and what comes over them until that one is stuck: as one is behind a lost packet.
+struct Relay {
+    address: SocketAddr,
+    /// Connections so far.
+    opened: Arc<AtomicUsize>,
+    /// Of these the first so many carry nothing any more.
+    stuck: watch::Sender<usize>,
+}
+
+impl Relay {
+    async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(any()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let stuck = watch::Sender::new(0);
+        let (count, until) = (opened.clone(), stuck.subscribe());
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let number = count.fetch_add(1, SeqCst);
+                let mut until = until.clone();
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    let stuck = async { drop(until.wait_for(|stuck| number < *stuck).await) };
+                    let over = tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => true,
+                        () = stuck => false,
+                    };
+                    if !over {
+                        // Both ends stay open, and nothing comes.
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Self { address, opened, stuck }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_stuck_is_overtaken_by_another_and_given_up() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let lead = leader(&nodes).await;
+    let local = machines.iter().find(|m| m.node.id() != lead.id()).unwrap();
+    same_states(&nodes).await;
+    let client = HomeClient::open(&local.data()).unwrap();
+    let relay = Relay::to(lead.address()).await;
+    client.set_members(BTreeMap::from([(lead.id(), relay.address)]));
+    // Far less than the second after which a silent connection is given up, but for a busy machine.
+    let ask = || {
+        client.call_leader("echo", Bytes::from_static(b"bail"), Instant::now() + Duration::from_millis(800))
+    };
+    ask().await.unwrap();
+    assert_ne!(relay.opened.load(SeqCst), 0);
+    for _ in 0..3 {
+        // All that there are: only new ones can help.
+        let before = relay.opened.load(SeqCst);
+        relay.stuck.send_replace(before);
+        let began = Instant::now();
+        while ask().await.is_err() {
+            assert!(began.elapsed() < PATIENCE, "no connection that is not stuck was made");
+        }
+        assert!(relay.opened.load(SeqCst) > before);
+        // What is stuck is replaced beside the work, so that the next loss finds connections that work.
+        let alive = || relay.opened.load(SeqCst) - before;
+        while alive() < 2 {
+            ask().await.unwrap();
+            assert!(began.elapsed() < PATIENCE, "what is stuck is not given up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     shut_all(machines).await;
 }
 

@@ -14,7 +14,7 @@ use thermidor_model::{Command, NodeId, Outcome, Proposal, ServiceName, State};
 use thermidor_raft::{Leadership, Node};
 use thermidor_services::lease_page::boottime_ns;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How often the leader looks, at least, while something is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -43,6 +43,9 @@ const VOTERS_MAX: Duration = Duration::from_secs(10);
 
 /// A leader that no majority has answered for so long is none to people, ms.
 const QUORUM_SILENT_MAX_MS: u64 = 2_000;
+
+/// A proof that took longer is worth a line to whoever looks for a lost lease, ms.
+const SLOW_PROOF_MS: u64 = 150;
 
 /// A report older than this is none.
 const REPORT_MAX_NS: u64 = 2_000_000_000;
@@ -128,6 +131,10 @@ impl Leader {
             true => self.node.unhurried_barrier().await,
             false => self.node.barrier().await,
         };
+        let ms = boottime_ns().saturating_sub(received_ns) / 1_000_000;
+        if ms > SLOW_PROOF_MS || proven.is_err() {
+            debug!(guard = request.node, ms, only_renews, ?proven, "a proof of leadership took long");
+        }
         proven.map_err(|e| e.to_string())?;
         let leadership = self.leadership()?;
         if leadership.since_boottime_ns != before.since_boottime_ns {

@@ -256,6 +256,10 @@ impl Guard {
                     tracing::info!("the leader answers again");
                 }
                 self.answered_ns = Some(self.answered_ns.unwrap_or(0).max(sent_ns));
+                let ms = boottime_ns().saturating_sub(sent_ns) / MS;
+                if ms > self.options.timing.renew_ms * 2 {
+                    tracing::debug!(ms, "an answer took long");
+                }
                 let changes = self.holder.granted(sent_ns, boottime_ns(), &grant);
                 self.obey(changes);
             }
