@@ -6,6 +6,7 @@
 use anyhow::Result;
 use std::time::Duration;
 use thermidor_supervisor::demo::client::deliver::Delivered;
+use thermidor_supervisor::demo::home::Status;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_tests::record::{RADIATORS, RecordHome};
 
@@ -78,6 +79,38 @@ fn a_cut_that_heals_within_the_lease_moves_nothing() {
     };
     home.through(blink).unwrap();
     assert_eq!(home.active().unwrap(), active);
+}
+
+/// Frozen for less than an election takes a leader leads on; whom no answer reaches gives way while the cut lasts.
+#[test]
+fn a_leader_bears_a_short_freeze_and_gives_way_to_a_one_way_cut() {
+    let mut home = RecordHome::form("mute").unwrap();
+    let bears = |home: &RecordHome| -> Result<()> {
+        let mut borne = 0;
+        for _ in 0..6 {
+            let leader = home.leader()?;
+            home.radiator(&leader)?.freeze()?;
+            std::thread::sleep(Duration::from_millis(330));
+            home.radiator(&leader)?.thaw()?;
+            wait(2);
+            borne += u32::from(home.leader()? == leader);
+        }
+        // On a busy machine some are longer than they should be.
+        anyhow::ensure!(borne > 0, "every freeze was followed by an election");
+        Ok(())
+    };
+    home.through(bears).unwrap();
+    let leader = home.leader().unwrap();
+    home.sit_away_from(&[&leader]).unwrap();
+    let cut = |home: &RecordHome| -> Result<()> {
+        for other in RADIATORS.into_iter().filter(|r| *r != leader) {
+            home.home.lab.cut_way(other, &leader)?;
+        }
+        let another = |s: &Status| s.leader.as_deref().is_some_and(|l| l != leader);
+        home.home.wait(20, "another leader while the cut lasts", another)?;
+        Ok(home.home.lab.heal()?)
+    };
+    home.through(cut).unwrap();
 }
 
 /// The lines sent through the frozen radiator's own address tell whether it serves after it wakes:
