@@ -46,7 +46,7 @@ pub enum ClientError {
 
 /// A way into the home.
 pub struct HomeClient {
-    identity: Identity,
+    identity: Arc<Identity>,
     pool: Arc<LinePool>,
     /// The last member that answered as leader; 0: none yet.
     leader: AtomicU64,
@@ -59,6 +59,11 @@ impl HomeClient {
     pub fn open(data: &Path) -> Result<Self, ClientError> {
         let identity = Identity::load(data)?;
         identity.follow_files(data)?;
+        Self::of(Arc::new(identity), data)
+    }
+
+    /// The same as somebody whose identity is loaded, and follows its files, already.
+    pub fn of(identity: Arc<Identity>, data: &Path) -> Result<Self, ClientError> {
         let addresses = Addresses::default();
         addresses.set(members_file::read(data).map_err(ClientError::Members)?);
         let pool = LinePool::new(&identity, addresses)?;

@@ -19,6 +19,7 @@ use thermidor_services::lease_page::{Held, LeasePage};
 use thermidor_services::link::Link;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,15 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    /// Members that are refused by now.
+    refused: watch::Sender<Vec<NodeId>>,
+}
+
+/// Whose certificate it is. Enough for a test: the name stands in the DER as it is.
+fn peer_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
+    let text = String::from_utf8_lossy(certificate.as_ref()).into_owned();
+    let (_, rest) = text.split_once("node-")?;
+    rest.split('.').next()?.parse().ok()
 }
 
 impl Authority {
@@ -57,7 +67,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "a home");
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), certificate }
+        Self { issuer: Issuer::new(params, key), certificate, refused: watch::Sender::default() }
     }
 
     /// A member's identity; its number is the certificate's last DNS name.
@@ -84,18 +94,17 @@ impl Authority {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key.into())
             .unwrap();
+        let refused = trusted.refused.subscribe();
         Link {
             node,
             server: Arc::new(server),
             client: Arc::new(client),
             server_name: ServerName::try_from("member.home").unwrap(),
-            until_refused: Arc::new(|_| Box::pin(std::future::pending())),
-            peer_of: Arc::new(|certificate| {
-                // Enough for a test: the name stands in the DER as it is.
-                let text = String::from_utf8_lossy(certificate.as_ref()).into_owned();
-                let (_, rest) = text.split_once("node-")?;
-                rest.split('.').next()?.parse().ok()
+            until_refused: Arc::new(move |certificate| {
+                let (mut refused, peer) = (refused.clone(), peer_of(&certificate).unwrap());
+                Box::pin(async move { drop(refused.wait_for(|refused| refused.contains(&peer)).await) })
             }),
+            peer_of: Arc::new(peer_of),
         }
     }
 }
@@ -268,6 +277,23 @@ async fn bytes_pass_here_and_through_and_half_closed_ends_are_kept() {
         end.unwrap();
         assert!(got[..got.len() - 3] == sent[..] && got.ends_with(b"bye"), "{} bytes on {node}", got.len());
     }
+}
+
+#[tokio::test]
+async fn an_open_tunnel_is_cut_when_its_member_is_refused() {
+    let (backend, _) = echo("hello").await;
+    let home = Home::new(backend, false);
+    let (mut of_a_member, mut of_the_thief) = (home.connect(2).await, home.connect(3).await);
+    for client in [&mut of_a_member, &mut of_the_thief] {
+        reads(client, "hello").await;
+        client.write_all(b"who am I").await.unwrap();
+        reads(client, "who am I").await;
+    }
+    home.authority.refused.send_replace(vec![3]);
+    let (said, _) = rest(&mut of_the_thief).await;
+    assert_eq!(said, b"", "the other end says nothing more, not even goodbye");
+    of_a_member.write_all(b"still here").await.unwrap();
+    reads(&mut of_a_member, "still here").await;
 }
 
 #[tokio::test]

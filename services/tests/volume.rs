@@ -182,6 +182,52 @@ fn a_killed_replica_is_dropped_and_catches_up() {
     has_all(&mount, 0..30);
 }
 
+/// Memory of its own that a process has, KiB.
+fn own_memory_kib(pid: rustix::process::Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_process_that_serves_again_and_again_takes_no_more_memory() {
+    if skip("a_process_that_serves_again_and_again_takes_no_more_memory") {
+        return;
+    }
+    let home = Home::new(121, 2, SIZE);
+    let mut seen = Vec::new();
+    for round in 0..16 {
+        let mount = home.attach(1).unwrap();
+        home.until_in_sync(&[1, 2]);
+        deliver(&mount, round..round + 3).unwrap();
+        home.detach(1).unwrap();
+        seen.push(own_memory_kib(home.pid(1)));
+    }
+    // What is taken for a while may stay; what is taken each time would be there many times over.
+    let (early, late) = (seen[..4].iter().max().unwrap(), seen[12..].iter().min().unwrap());
+    assert!(*late < early + 16 * 1024, "KiB after each round: {seen:?}");
+}
+
+#[test]
+fn a_session_ends_when_its_member_is_refused() {
+    if skip("a_session_ends_when_its_member_is_refused") {
+        return;
+    }
+    let home = Home::new(120, 3, SIZE);
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5).unwrap();
+    // Replica 2 hears that member 1 has left, and takes nothing more of it.
+    home.refuse(2, 1, true);
+    deliver(&mount, 5..10).unwrap();
+    home.until_in_sync(&[1, 3]);
+    deliver(&mount, 10..15).unwrap();
+    home.refuse(2, 1, false);
+    home.until_in_sync(&[1, 2, 3]);
+    home.detach(1).unwrap();
+    all_alike(&home);
+}
+
 #[test]
 fn a_set_that_is_changed_while_a_volume_is_attached_is_heard_of_at_once() {
     if skip("a_set_that_is_changed_while_a_volume_is_attached_is_heard_of_at_once") {

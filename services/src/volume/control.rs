@@ -211,27 +211,32 @@ pub struct VolumeControl {
     socket: PathBuf,
 }
 
+/// How glibc is to keep memory (mallopt(3)): each attachment takes buffers of 16 MiB, which go back to the kernel only while
+/// the limit beyond which a piece is its own mapping stays where it is; by itself it follows what was freed last.
+const MEMORY: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "4194304"), ("MALLOC_ARENA_MAX", "2")];
+
 impl VolumeControl {
     /// Speaks with that volume's process, whoever started it.
     pub fn new(run_dir: &Path, volume: VolumeName) -> Self {
         Self { socket: socket(run_dir, &volume), volume }
     }
 
-    /// Starts a process apart from this one: `command` is expected to call
+    /// How a process is started apart from this one: `command` is expected to call
     /// [`super::process::prepare`] first. Its words go to `log`.
-    pub fn spawn(command: &[OsString], log: &Path) -> io::Result<()> {
+    pub fn command(command: &[OsString], log: &Path) -> io::Result<std::process::Command> {
         let (program, arguments) = command.split_first().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "no command for the volume process")
         })?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut apart = std::process::Command::new(program);
+        apart.args(arguments).envs(MEMORY).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(apart)
+    }
+
+    /// Starts it so.
+    pub fn spawn(command: &[OsString], log: &Path) -> io::Result<()> {
         // Dropped, not killed: the runtime waits for it should it end before us.
-        tokio::process::Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .map(drop)
+        tokio::process::Command::from(Self::command(command, log)?).spawn().map(drop)
     }
 
     /// Whether a process answers.

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, Command as Process};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thermidor_model::command::Proposal;
@@ -95,9 +95,25 @@ fn link(root: &Path, node: NodeId) -> Link {
         server: Arc::new(server),
         client: Arc::new(client),
         server_name: ServerName::try_from("radiator.test").unwrap(),
-        until_refused: Arc::new(|_| Box::pin(std::future::pending())),
+        until_refused: {
+            let (root, known) = (root.to_owned(), known.clone());
+            Arc::new(move |given| {
+                let from = known.iter().find(|(_, c)| *c == given).map(|(n, _)| *n);
+                let file = refusal(&root, node, from.unwrap());
+                Box::pin(async move {
+                    while !file.exists() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                })
+            })
+        },
         peer_of: Arc::new(move |given| known.iter().find(|(_, c)| c == given).map(|(n, _)| *n)),
     }
+}
+
+/// While it is there `node` refuses `from`.
+fn refusal(root: &Path, node: NodeId, from: NodeId) -> PathBuf {
+    root.join(format!("{node}-refuses-{from}"))
 }
 
 fn issue(root: &Path, nodes: &[NodeId]) {
@@ -320,16 +336,9 @@ impl Home {
     /// Starts a radiator's volume process.
     pub fn launch(&mut self, node: NodeId) {
         let log = self.root.path().join(format!("{node}.log"));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let command = self.command(node);
+        let command = VolumeControl::command(&self.command(node), &log);
         let radiator = self.radiators.get_mut(&node).unwrap();
-        let child = Process::new(&command[0])
-            .args(&command[1..])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = command.unwrap().spawn().unwrap();
         radiator.child = Some(child);
         let control = radiator.control.clone();
         self.until("the process answers", || self.wait(control.is_running()));
@@ -474,6 +483,13 @@ impl Home {
             assert!(since.elapsed() < PATIENCE, "never came true: {what}\n{}", self.words());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Lets `node` refuse what comes from `from`, also over a connection that is open, or no more.
+    pub fn refuse(&self, node: NodeId, from: NodeId, refused: bool) {
+        let file = refusal(self.root.path(), node, from);
+        let done = if refused { std::fs::write(file, "") } else { std::fs::remove_file(file) };
+        done.unwrap();
     }
 
     pub fn until_in_sync(&self, members: &[NodeId]) {

@@ -56,6 +56,13 @@ fn identity(paths: &Paths) -> Result<Identity, Refused> {
     Identity::load(&paths.data).map_err(refused)
 }
 
+/// The same for a process that lives on while the daemon writes down other members and keys.
+fn followed_identity(paths: &Paths) -> Result<Arc<Identity>, Refused> {
+    let identity = identity(paths)?;
+    identity.follow_files(&paths.data).map_err(refused)?;
+    Ok(Arc::new(identity))
+}
+
 /// A runtime with so many threads beside the first.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(refused)
@@ -66,9 +73,8 @@ fn small_runtime() -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)
 }
 
-/// The home's identity, as the processes use it between themselves; it follows what the daemon writes down.
-pub fn link(paths: &Paths, identity: &Identity) -> Result<Link, Refused> {
-    identity.follow_files(&paths.data).map_err(refused)?;
+/// The home's identity, as the processes use it between themselves.
+pub fn link(identity: &Identity) -> Result<Link, Refused> {
     let papers = identity.papers().clone();
     Ok(Link {
         until_refused: Arc::new(move |certificate| papers.until_refused(certificate)),
@@ -106,9 +112,9 @@ pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
 }
 
 /// A way into the home, once the daemon has told where its members are.
-async fn home_client(paths: &Paths) -> Result<HomeClient, Refused> {
+async fn home_client(paths: &Paths, identity: &Arc<Identity>) -> Result<HomeClient, Refused> {
     loop {
-        let client = HomeClient::open(&paths.data).map_err(refused)?;
+        let client = HomeClient::of(identity.clone(), &paths.data).map_err(refused)?;
         if !client.members().is_empty() {
             return Ok(client);
         }
@@ -136,7 +142,7 @@ fn end_when_outdated(client: &HomeClient) {
 }
 
 pub fn guard(paths: &Paths) -> Result<(), Refused> {
-    let identity = identity(paths)?;
+    let identity = followed_identity(paths)?;
     let options = GuardOptions {
         node: identity.node(),
         run_dir: paths.run.clone(),
@@ -144,7 +150,7 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
         raise: true,
     };
     small_runtime()?.block_on(async {
-        let client = Arc::new(home_client(paths).await?);
+        let client = Arc::new(home_client(paths, &identity).await?);
         end_when_outdated(&client);
         let ask = move |request| {
             let client = client.clone();
@@ -164,9 +170,9 @@ pub fn guard(paths: &Paths) -> Result<(), Refused> {
 
 pub fn ingress(paths: &Paths) -> Result<(), Refused> {
     priority::raise(priority::OTHERS);
-    let identity = identity(paths)?;
+    let identity = followed_identity(paths)?;
     let tunnel = SocketAddr::new(identity.own.advertise_ip, TUNNEL_PORT);
-    let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(paths, &identity)?, tunnel);
+    let mut options = IngressOptions::new(&paths.run, &paths.lease_page(), link(&identity)?, tunnel);
     options.listen = vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     runtime(2)?.block_on(async {
         ingress::run(options, ending()).await;
@@ -180,9 +186,9 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
     }
     // In its own session: priority between sessions is each session's own.
     priority::raise(priority::OTHERS);
-    let identity = identity(paths)?;
+    let identity = followed_identity(paths)?;
     runtime(2)?.block_on(async {
-        let client = Arc::new(home_client(paths).await?);
+        let client = Arc::new(home_client(paths, &identity).await?);
         end_when_outdated(&client);
         let propose = move |command| {
             let client = client.clone();
@@ -201,7 +207,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             name: args.name,
             run_dir: paths.run.clone(),
             node: identity.node(),
-            link: link(paths, &identity)?,
+            link: link(&identity)?,
             listen: identity.own.advertise_ip,
             propose: Arc::new(propose),
             lease_page: paths.lease_page(),
