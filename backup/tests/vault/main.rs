@@ -5,5 +5,7 @@
 
 mod backend;
 mod faults;
+mod memory;
 mod protocol;
+mod restic;
 mod stage;
