@@ -5,7 +5,9 @@
 
 mod backend;
 mod faults;
+mod hours;
 mod memory;
+mod past;
 mod protocol;
 mod restic;
 mod stage;
