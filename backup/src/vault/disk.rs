@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Disk {
     root: PathBuf,
-    next: AtomicU64,
 }
+
+/// Numbers temporary files, for a folder that is opened again while an upload to it ends.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Disk {
     /// Opens or makes a friend's folder and throws away what a crash left half-written.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        let disk = Self { root, next: AtomicU64::new(0) };
+        let disk = Self { root };
         make_dir(&disk.root)?;
         for name in ["repo", "tmp", "records"] {
             make_dir(&disk.root.join(name))?;
@@ -138,7 +140,7 @@ impl Disk {
 
     /// A fresh temporary file, which vanishes when it is dropped without being kept.
     pub fn temporary(&self) -> io::Result<Temporary> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("tmp").join(number.to_string());
         let file = File::options().write(true).create_new(true).open(&path)?;
         Ok(Temporary { path, file, kept: false })

@@ -52,7 +52,7 @@ use thermidor_model::name::HomeName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-/// Connections that are served at once; more wait to be accepted.
+/// Connections of callers not known yet that are served at once; more wait.
 const CONNECTIONS_MAX: usize = 256;
 /// What a connection may buffer of a head or a body, in bytes.
 const BUFFER_MAX: usize = 64 << 10;
@@ -207,7 +207,13 @@ impl Vault {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Ok(_place) = self.0.connections.acquire().await else { return };
+        // One friend's many connections leave the others theirs.
+        let known = match &caller {
+            Caller::Proved(friend) => self.space(friend.as_str()),
+            Caller::ByPassword => None,
+        };
+        let places = known.as_ref().map_or(&self.0.connections, |space| &space.connections);
+        let Ok(_place) = places.acquire().await else { return };
         let service = service_fn(|request| {
             let answer = server::answer(self.clone(), caller.clone(), request);
             async { Ok::<_, Infallible>(answer.await) }
@@ -231,6 +237,11 @@ impl Vault {
 
     fn space(&self, friend: &str) -> Option<Arc<Space>> {
         self.0.spaces.read().unwrap_or_else(PoisonError::into_inner).get(friend).cloned()
+    }
+
+    /// Whether that space is still lent: a friend may have been removed while it was sending.
+    fn lends(&self, space: &Arc<Space>) -> bool {
+        self.space(space.friend.as_str()).is_some_and(|now| Arc::ptr_eq(&now, space))
     }
 
     fn now(&self) -> u64 {

@@ -183,10 +183,10 @@ async fn receive(
         let minutes = space.terms().hours.open(vault.minute());
         minutes.map_err(|minutes| Refusal::Hours(u64::from(minutes) * 60))?;
     }
-    let keeper = space.clone();
-    let _place = keeper.uploads.acquire().await.map_err(|e| Refusal::Io(io::Error::other(e)))?;
+    let pacer = space.clone();
+    let _place = pacer.uploads.acquire().await.map_err(|e| Refusal::Io(io::Error::other(e)))?;
     let (to, mut pieces) = mpsc::channel::<Option<Bytes>>(PIECES_MAX);
-    let (clock, pacer) = (vault.clone(), space.clone());
+    let (serving, keeper) = (vault.clone(), space.clone());
     let (begun, ready) = oneshot::channel();
     let work = tokio::task::spawn_blocking(move || {
         let mut incoming = match view {
@@ -198,7 +198,8 @@ async fn receive(
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Some(piece) => incoming.write(&piece)?,
-                None => return incoming.finish(clock.now()),
+                None if !serving.lends(&keeper) => return Err(Refusal::Unknown),
+                None => return incoming.finish(serving.now()),
             }
         }
         Err(Refusal::Short)

@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 
 /// Uploads of one friend that are written at once; more wait their turn.
 const UPLOADS_MAX: usize = 16;
+/// Connections of one friend whom the transport has proved.
+const CONNECTIONS_MAX: usize = 64;
 /// Repositories of one friend.
 const FOLDERS_MAX: usize = 64;
 
@@ -38,6 +40,7 @@ pub(super) struct Space {
     /// Whoever changes what waits for deletion does so one after the other.
     pub turn: Mutex<()>,
     pub uploads: Semaphore,
+    pub connections: Semaphore,
     up: Mutex<Bucket>,
     down: Mutex<Bucket>,
     begun: Instant,
@@ -75,6 +78,7 @@ impl Space {
             state: Mutex::new(state),
             turn: Mutex::new(()),
             uploads: Semaphore::new(UPLOADS_MAX),
+            connections: Semaphore::new(CONNECTIONS_MAX),
             up: Mutex::default(),
             down: Mutex::default(),
             begun: Instant::now(),

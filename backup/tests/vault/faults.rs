@@ -283,3 +283,24 @@ async fn two_processes_never_serve_one_folder() {
         other => panic!("{:?}", other.err()),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_friend_that_is_removed_while_it_sends_has_sent_nothing() {
+    let stage = Stage::new().await;
+    stage.create().await;
+    let path = format!("/bob/data/{}", BlobName::of(b"0123456789"));
+    let mut stream = stage.raw(format!("{}01234", post(&path, "Content-Length: 10")).as_bytes()).await;
+    let begun = Instant::now();
+    while stage.temporary().is_empty() {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Removed, and taken again at once: what began before is not of the new time.
+    stage.vault.close(&home("bob"));
+    stage.vault.lend(&home("bob"), terms()).unwrap();
+    stream.write_all(b"56789").await.unwrap();
+    assert_eq!(hear(stream).await.status, 401);
+    assert_eq!(stage.get(&path).await.status, 404);
+    stage.nothing_left().await;
+    stage.save("data", b"0123456789").await;
+}

@@ -8,6 +8,7 @@ mod faults;
 mod hours;
 mod memory;
 mod past;
+mod power;
 mod protocol;
 mod restic;
 mod stage;
