@@ -87,7 +87,8 @@ impl Incoming {
                 if self.space.disk.keep(temporary, &self.item, arrived)? {
                     self.settle(true);
                     if matches!(self.item.blob, Some((Kind::Snapshots, _))) {
-                        self.space.state().newest = arrived;
+                        let mut state = self.space.state();
+                        state.newest = state.newest.max(arrived);
                     }
                     Ok(())
                 } else if self.item.blob.is_none() {

@@ -19,6 +19,7 @@ mod signed;
 mod space;
 mod statements;
 mod terms;
+mod visit;
 mod waiting;
 
 pub use blob::{BlobName, Kind};
@@ -31,6 +32,7 @@ pub use not_taken::NotTaken;
 pub use path::Folder;
 pub use signed::{HomeKey, NotBelieved, Says, Signed, Signer, Statement, VERSION};
 pub use terms::{Password, Terms};
+pub use visit::{Visit, VisitError};
 pub use waiting::{LIST_MAX, List};
 
 use hours::Bucket;

@@ -12,3 +12,4 @@ mod power;
 mod protocol;
 mod restic;
 mod stage;
+mod visit;
