@@ -1,4 +1,6 @@
-//! Backups to friends' homes: restic as a child process, the vaults, restoring. The crate's place is kept
-//! here; what it does comes with its own issue.
+//! Backups to friends' homes. `vault` is the space lent to a friend, a server of restic's REST protocol.
+//! What runs restic and restores comes with its own issue.
 
 #![forbid(unsafe_code)]
+
+pub mod vault;

@@ -1,0 +1,15 @@
+//! The vault from outside: requests over TCP, whatever a client, a disk, a crash or a hostile home may do, and the
+//! real restic. Cases of rest-server's and restic's own suites bear their names.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod faults;
+mod hours;
+mod memory;
+mod past;
+mod power;
+mod protocol;
+mod restic;
+mod stage;
+mod visit;
