@@ -88,6 +88,8 @@ struct Session {
     frames: u64,
     unacked: (u64, u64),
     flushes: VecDeque<(u64, u64)>,
+    /// A flush behind everything that is durable everywhere: once it is durable here too no mark is needed.
+    sweep_at: u64,
     asked: VecDeque<(u64, Vec<u64>)>,
     last_handle: u64,
 }
@@ -256,6 +258,7 @@ impl Follower {
             frames: 0,
             unacked: (0, 0),
             flushes: VecDeque::new(),
+            sweep_at: 0,
             asked: VecDeque::new(),
             last_handle: 0,
         });
@@ -293,6 +296,9 @@ impl Follower {
             Frame::Flush { seq, all_durable } => {
                 session.marking = true;
                 session.flushes.push_back((seq, session.begins));
+                if all_durable + 1 == seq {
+                    session.sweep_at = seq;
+                }
                 self.local.clean = self.local.clean.max(all_durable);
                 self.local.sync(seq);
             }
@@ -352,8 +358,12 @@ impl Follower {
         let Some(session) = &self.session else { return };
         let epoch = session.epoch;
         let torn = self.local.header.torn;
+        let swept = session.sweep_at == seq;
         self.local.retouch(torn, seq);
         self.local.durable = self.local.durable.max(seq);
+        if swept {
+            self.local.sweep();
+        }
         let header = &mut self.local.header;
         if torn || header.epoch != epoch {
             (header.epoch, header.durable_seq, header.torn) = (epoch, seq, false);

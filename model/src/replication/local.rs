@@ -90,6 +90,8 @@ pub(super) struct Local {
     outstanding: BTreeMap<u64, Op>,
     syncs: VecDeque<Wanted>,
     syncing: Option<u64>,
+    /// Marks of what is clean are to go.
+    sweep: bool,
     save: bool,
     saving: bool,
     written: Option<(u64, u64)>,
@@ -110,6 +112,7 @@ impl Local {
             outstanding: BTreeMap::new(),
             syncs: VecDeque::new(),
             syncing: None,
+            sweep: false,
             save: false,
             saving: false,
             written: None,
@@ -139,6 +142,11 @@ impl Local {
         let queued = self.queue.back().map(|q| q.id);
         let after = queued.or_else(|| self.outstanding.keys().next_back().copied()).unwrap_or(0);
         self.syncs.push_back(Wanted { seq, after });
+    }
+
+    /// Wants no mark left of what is durable here and on every member: the next epoch has nothing to copy then.
+    pub fn sweep(&mut self) {
+        self.sweep = true;
     }
 
     /// Wants the header durable; no store is begun before.
@@ -175,6 +183,7 @@ impl Local {
             && self.syncing.is_none()
             && self.syncs.is_empty()
             && self.marking.is_none()
+            && !self.sweep
             && self.header_saved()
     }
 
@@ -236,6 +245,7 @@ impl Local {
         self.outstanding.clear();
         self.syncing = None;
         self.marking = None;
+        self.sweep = false;
         self.saving = false;
         self.save = first;
         first
@@ -271,17 +281,23 @@ impl Local {
     }
 
     fn pump_marks(&mut self, out: &mut Vec<LocalEffect>) {
-        if self.to_mark.is_empty() || self.marking.is_some() || !self.header_saved() {
+        let nothing_to_do = self.to_mark.is_empty() && !self.sweep;
+        if nothing_to_do || self.marking.is_some() || !self.header_saved() {
             return;
         }
         let mark = std::mem::take(&mut self.to_mark);
-        let over = (self.marked.len() + mark.len()).saturating_sub(self.marked_max);
+        let sweep = std::mem::take(&mut self.sweep);
+        let kept = if sweep { 0 } else { self.marked_max };
+        let over = (self.marked.len() + mark.len()).saturating_sub(kept);
         // what is queued here was perhaps made durable everywhere else already, but it needs its mark
         let clean = self.clean.min(self.durable);
         let mut old: Vec<(u64, u64)> =
             self.marked.iter().filter(|(_, t)| **t <= clean).map(|(extent, t)| (*t, *extent)).collect();
         old.sort_unstable();
         let unmark: Vec<u64> = old.into_iter().take(over).map(|(_, extent)| extent).collect();
+        if mark.is_empty() && unmark.is_empty() {
+            return;
+        }
         for extent in &unmark {
             self.marked.remove(extent);
         }

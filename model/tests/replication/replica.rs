@@ -90,6 +90,40 @@ fn an_extent_is_durably_marked_before_the_first_write_to_it() {
 }
 
 #[test]
+fn marks_go_when_everybody_has_everything_and_only_then() {
+    let mut replica = Replica::following(false);
+    replica.hear(1, Frame::Op { seq: 2, op: write(3) });
+    replica.disk(LocalEvent::Marked);
+    let id = replica.handle;
+    replica.disk(LocalEvent::Stored { id });
+    // The others may not have it yet.
+    replica.hear(1, Frame::Flush { seq: 3, all_durable: 1 });
+    replica.disk(LocalEvent::Synced { id: 3 });
+    replica.disk(LocalEvent::HeaderSaved);
+    assert!(replica.follower.is_idle(), "no mark is under way");
+    // They have, but something came after it.
+    replica.hear(1, Frame::Op { seq: 4, op: write(5) });
+    replica.disk(LocalEvent::Marked);
+    let id = replica.handle;
+    replica.disk(LocalEvent::Stored { id });
+    replica.hear(1, Frame::Flush { seq: 5, all_durable: 3 });
+    let effects = replica.disk(LocalEvent::Synced { id: 5 });
+    assert!(local(&effects).iter().all(|e| !matches!(e, LocalEffect::Mark { .. })), "{effects:?}");
+    // They have everything.
+    let before = replica.hear(1, Frame::Flush { seq: 6, all_durable: 5 });
+    assert!(
+        local(&before).iter().all(|e| !matches!(e, LocalEffect::Mark { .. })),
+        "not before it is durable here"
+    );
+    let effects = replica.disk(LocalEvent::Synced { id: 6 });
+    assert!(local(&effects).contains(&LocalEffect::Mark { mark: vec![], unmark: vec![3, 5] }), "{effects:?}");
+    replica.disk(LocalEvent::Marked);
+    replica.disk(LocalEvent::HeaderSaved);
+    assert!(replica.follower.is_idle());
+    assert!(replica.follower.into_image().marked.is_empty());
+}
+
+#[test]
 fn what_overlaps_is_written_in_order() {
     let mut replica = Replica::following(false);
     replica.hear(1, Frame::Op { seq: 2, op: write(3) });

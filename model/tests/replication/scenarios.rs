@@ -3,7 +3,9 @@
 use crate::bench::{Bench, EPOCH, config, id_of, image, write};
 use thermidor_model::ReplicaId;
 use thermidor_model::command::Command;
-use thermidor_model::replication::{Answer, CannotServe, DeviceOp, Effect, Event, Frame, LocalEvent};
+use thermidor_model::replication::{
+    Answer, CannotServe, DeviceOp, Effect, Event, Frame, LocalEffect, LocalEvent,
+};
 
 const NOT_YET: [bool; 0] = [];
 
@@ -284,6 +286,48 @@ fn who_cannot_prove_id_and_epoch_does_not_take_over() {
     assert_eq!(start(|h| h.promised = EPOCH), Some(CannotServe::EpochUsed { epoch: EPOCH, promised: EPOCH }));
     let nobody = thermidor_model::state::Volume { active: None, ..volume };
     assert_eq!(Bench::try_new(nobody, image(1, &[])).err(), Some(CannotServe::NotActive));
+}
+
+#[test]
+fn a_volume_that_is_given_back_leaves_no_mark() {
+    let mut bench = Bench::of_three();
+    bench.write(3);
+    bench.effects.clear();
+    bench.hear(Event::Detach);
+    let detached = |bench: &Bench| bench.effects.contains(&Effect::Detached);
+    let asked = bench.last_flush(2);
+    for node in [2, 3] {
+        assert!(!detached(&bench), "{node} may not have it");
+        bench.acknowledge(node);
+    }
+    // Everybody has it, and is told so.
+    let told = Frame::Flush { seq: asked + 1, all_durable: asked };
+    assert!(bench.sent(2).contains(&told) && bench.sent(3).contains(&told), "{:?}", bench.sent(2));
+    assert!(!detached(&bench));
+    bench.acknowledge(2);
+    bench.acknowledge(3);
+    assert!(detached(&bench) && bench.active.is_idle());
+    let last = bench.effects.iter().filter_map(|e| match e {
+        Effect::Local(LocalEffect::Mark { unmark, .. }) => Some(unmark.clone()),
+        _ => None,
+    });
+    assert_eq!(last.last(), Some(vec![3]));
+    assert!(bench.active.into_image().marked.is_empty());
+}
+
+#[test]
+fn a_volume_whose_last_member_falls_silent_keeps_its_marks_until_that_one_is_dropped() {
+    let mut bench = Bench::of_three();
+    bench.write(3);
+    bench.hear(Event::Detach);
+    bench.acknowledge(2);
+    bench.acknowledge(3);
+    bench.effects.clear();
+    bench.acknowledge(2);
+    bench.wait(400);
+    assert!(!bench.effects.contains(&Effect::Detached));
+    assert!(bench.active.is_idle());
+    assert_eq!(bench.active.into_image().marked.into_iter().collect::<Vec<_>>(), [3]);
 }
 
 #[test]

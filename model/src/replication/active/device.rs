@@ -158,7 +158,13 @@ impl Active {
                 Some(Flush { request: Some(request), .. }) => {
                     self.out.push(Effect::Reply { request, ok: true });
                 }
+                Some(Flush { detach: true, .. }) if !self.swept => {
+                    // once more, so that everybody knows that everybody has it, and lets go of the marks
+                    self.swept = true;
+                    self.flush(None, true);
+                }
                 Some(Flush { detach: true, .. }) => {
+                    self.local.sweep();
                     // the lease goes back with it, so nothing is answered any more
                     self.fenced = true;
                     self.out.push(Effect::Detached);

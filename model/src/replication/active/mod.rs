@@ -64,6 +64,8 @@ pub struct Active {
     fenced: bool,
     started: bool,
     detaching: bool,
+    /// The last flush before detaching is under way: everything is durable everywhere.
+    swept: bool,
     now_ms: u64,
     pinged_ms: u64,
     out: Outbox,
@@ -170,6 +172,7 @@ impl Active {
             fenced: false,
             started: false,
             detaching: false,
+            swept: false,
             now_ms,
             pinged_ms: now_ms,
             out: Outbox::default(),
