@@ -307,11 +307,11 @@ fn a_volume_that_is_given_back_leaves_no_mark() {
     bench.acknowledge(2);
     bench.acknowledge(3);
     assert!(detached(&bench) && bench.active.is_idle());
-    let last = bench.effects.iter().filter_map(|e| match e {
+    let mut unmarked = bench.effects.iter().filter_map(|e| match e {
         Effect::Local(LocalEffect::Mark { unmark, .. }) => Some(unmark.clone()),
         _ => None,
     });
-    assert_eq!(last.last(), Some(vec![3]));
+    assert_eq!(unmarked.next_back(), Some(vec![3]));
     assert!(bench.active.into_image().marked.is_empty());
 }
 
