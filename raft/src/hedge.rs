@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 /// failed to get one. A way that `may` not be used now is left out until it may. Returns the first answer
 /// and the way by which it came; where all have failed, why the last one has.
 pub(crate) async fn hedged<T, F>(
-    ways: &[usize],
+    ways: Vec<usize>,
     after: Duration,
     may: impl Fn(usize) -> bool,
     ask: impl Fn(usize) -> F,
@@ -23,7 +23,7 @@ where
     F: Future<Output = Result<T, LineError>>,
 {
     let mut asked = FuturesUnordered::new();
-    let mut left = ways.to_vec();
+    let mut left = ways;
     let by = |way: usize| {
         let asking = ask(way);
         async move { (way, asking.await) }
@@ -71,7 +71,7 @@ mod tests {
     ) -> (Option<usize>, Result<u32, LineError>, Vec<usize>) {
         let asked = Mutex::new(Vec::new());
         let all: Vec<usize> = (0..ways.len()).collect();
-        let (way, answer) = hedged(&all, AFTER, may, |way| {
+        let (way, answer) = hedged(all, AFTER, may, |way| {
             asked.lock().unwrap().push(way);
             let (ms, answer) = ways[way].clone();
             async move {
@@ -99,7 +99,7 @@ mod tests {
     async fn a_way_that_fails_is_followed_at_once_and_the_last_failure_is_told() {
         let far = Duration::from_secs(3600);
         let ask = |way: usize| async move { if way == 1 { Ok(way) } else { Err(lost()) } };
-        assert_eq!(hedged(&[0, 1], far, |_| true, ask).await, (Some(1), Ok(1)));
+        assert_eq!(hedged(vec![0, 1], far, |_| true, ask).await, (Some(1), Ok(1)));
         let told =
             asking(&[(0, Err(LineError::NotSent("refused".into()))), (0, Err(lost()))], |_| true).await;
         assert_eq!(told, (None, Err(lost()), vec![0, 1]));

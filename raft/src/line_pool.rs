@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use thermidor_model::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -39,23 +39,27 @@ impl Addresses {
 /// Lines beside one another for what may be asked twice.
 const WAYS: usize = 3;
 
-/// The lines of one lane to one member.
-#[derive(Clone)]
+/// The lines of one lane to one member, each opened when it is first used.
+#[derive(Default)]
 struct Lines {
     /// For what must be asked once: its connection is not given up while an answer may still come.
-    once: Line,
+    once: OnceLock<Line>,
     /// For what may be asked twice.
-    ways: [Line; WAYS],
+    ways: [OnceLock<Line>; WAYS],
     /// The one that answered last.
-    quick: Arc<AtomicUsize>,
+    quick: AtomicUsize,
 }
 
 impl Lines {
+    fn is_up(&self, way: usize) -> bool {
+        self.ways[way].get().is_some_and(Line::is_up)
+    }
+
     /// In the order in which they are to be tried: the last to answer first, but what is connected before all others.
     fn order(&self) -> Vec<usize> {
         let quick = self.quick.load(Relaxed);
         let mut order: Vec<usize> = (0..WAYS).map(|n| (quick + n) % WAYS).collect();
-        order.sort_by_key(|way| !self.ways[*way].is_up());
+        order.sort_by_key(|way| !self.is_up(*way));
         order
     }
 }
@@ -65,7 +69,7 @@ pub(crate) struct LinePool {
     tls: Arc<ClientConfig>,
     generation: u64,
     pub(crate) addresses: Addresses,
-    lines: Mutex<BTreeMap<(NodeId, Lane), Lines>>,
+    lines: Mutex<BTreeMap<(NodeId, Lane), Arc<Lines>>>,
     heard_generation: Arc<watch::Sender<u64>>,
     expelled: watch::Sender<bool>,
 }
@@ -93,18 +97,13 @@ impl LinePool {
         raise(&self.heard_generation, generation);
     }
 
-    fn lines(&self, target: NodeId, lane: Lane) -> Lines {
+    fn lines(&self, target: NodeId, lane: Lane) -> Arc<Lines> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || Lines {
-            once: self.open(target, lane),
-            ways: std::array::from_fn(|_| self.open(target, lane)),
-            quick: Arc::default(),
-        };
-        lines.entry((target, lane)).or_insert_with(open).clone()
+        lines.entry((target, lane)).or_default().clone()
     }
 
     pub(crate) fn line(&self, target: NodeId, lane: Lane) -> Line {
-        self.lines(target, lane).once
+        self.lines(target, lane).once.get_or_init(|| self.open(target, lane)).clone()
     }
 
     fn open(&self, target: NodeId, lane: Lane) -> Line {
@@ -154,13 +153,15 @@ impl LinePool {
     ) -> Result<Bytes, LineError> {
         let lines = self.lines(target, lane);
         // A member that no connection reaches is dialled by one line alone.
-        let reached = |_| lines.ways.iter().any(Line::is_up);
-        let ask = |way: usize| lines.ways[way].call(verb, body.clone(), deadline);
-        let (way, answer) = hedged(&lines.order(), lane.hedge_after(), reached, ask).await;
+        let reached = |_| (0..WAYS).any(|way| lines.is_up(way));
+        let ask = |way: usize| {
+            lines.ways[way].get_or_init(|| self.open(target, lane)).call(verb, body.clone(), deadline)
+        };
+        let (way, answer) = hedged(lines.order(), lane.hedge_after(), reached, ask).await;
         if let Some(quick) = way {
             lines.quick.store(quick, Relaxed);
-            let others = lines.ways.iter().enumerate().filter(|(way, _)| *way != quick);
-            others.for_each(|(_, line)| line.was_overtaken());
+            let others = (0..WAYS).filter(|way| *way != quick).filter_map(|way| lines.ways[way].get());
+            others.for_each(Line::was_overtaken);
         }
         self.note_expelled(&answer);
         answer

@@ -3,7 +3,8 @@
 //! (`quorum_loss_probe_interval`), but no later than a leader's lease after the last answer: sooner than a leader
 //! that was frozen for 400 ms has asked again.
 
-use crate::types::{C, Raft};
+use crate::clock::elapsed;
+use crate::types::Raft;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
@@ -99,10 +100,6 @@ async fn watch(raft: Raft, rhythm: Rhythm, muted: Muted) {
         let look = if silent { left.min(SILENT_LOOK) } else { left };
         sleep(look).await;
     }
-}
-
-fn elapsed(at: &openraft::alias::SerdeInstantOf<C>) -> Duration {
-    openraft::Instant::elapsed(&at.into_inner())
 }
 
 fn set(raft: &Raft, muted: &Muted, silent: bool) {

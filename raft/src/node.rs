@@ -2,6 +2,7 @@
 
 use crate::barrier::{Barriers, heartbeat_proves};
 use crate::calling::CallError;
+use crate::clock::elapsed;
 use crate::codec;
 use crate::config::{SNAPSHOT_EVERY, config};
 use crate::identity::{Identity, IdentityError};
@@ -321,7 +322,7 @@ impl Node {
 }
 
 fn elapsed_ms(at: &openraft::alias::SerdeInstantOf<crate::types::C>) -> u64 {
-    u64::try_from(openraft::Instant::elapsed(&at.into_inner()).as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(elapsed(at).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Opens log and snapshot off the runtime's threads.
