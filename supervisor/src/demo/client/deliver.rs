@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long a connection waits before it tries anew.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often it is looked whether all is over.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How much is delivered, and how fast.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,7 +68,7 @@ pub struct Delivered {
     pub unknown: Vec<String>,
     /// Connections that could not be opened, by why.
     pub not_opened: BTreeMap<String, u64>,
-    /// Longest time without any acknowledgement, ms.
+    /// Longest time without any acknowledgement until the last one, or until it was told to end, ms.
     pub longest_gap_ms: u64,
     /// How long it all took, ms.
     pub took_ms: u64,
@@ -79,10 +81,15 @@ struct Account {
 
 impl Account {
     fn acknowledge(&mut self, name: String) {
-        let gap = self.last.elapsed().as_millis() as u64;
-        self.delivered.longest_gap_ms = self.delivered.longest_gap_ms.max(gap);
-        self.last = Instant::now();
+        self.waited(Instant::now());
         self.delivered.acknowledged.push(name);
+    }
+
+    /// Nothing came before this moment since the last.
+    fn waited(&mut self, until: Instant) {
+        let gap = until.saturating_duration_since(self.last).as_millis() as u64;
+        self.delivered.longest_gap_ms = self.delivered.longest_gap_ms.max(gap);
+        self.last = until;
     }
 }
 
@@ -93,8 +100,15 @@ pub fn run<S: Session>(load: &Load, stop: &Stop, open: impl Fn() -> Result<S, Tr
     let account = Mutex::new(Account { delivered: Delivered::default(), last: began });
     let over = || stopped(stop) || began.elapsed() > Duration::from_secs(load.limit_s);
     std::thread::scope(|scope| {
-        for _ in 0..load.parallel.max(1) {
-            scope.spawn(|| work(load, stop, &open, &next, &account, &over));
+        let worker = || work(load, stop, &open, &next, &account, &over);
+        let workers: Vec<_> = (0..load.parallel.max(1)).map(|_| scope.spawn(worker)).collect();
+        // Silence up to the end is silence too: who still waits then would not be counted.
+        while !workers.iter().all(|worker| worker.is_finished()) {
+            if over() {
+                account.lock().unwrap_or_else(PoisonError::into_inner).waited(Instant::now());
+                break;
+            }
+            std::thread::sleep(LOOK);
         }
     });
     let mut account = account.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +216,25 @@ mod tests {
         assert_eq!(report.acknowledged, ["m-1"]);
         assert_eq!(report.refused["m-0"], "550 no");
         assert_eq!(report.not_opened["connection refused"], 1);
+    }
+
+    #[test]
+    fn a_home_that_falls_silent_for_good_is_a_gap_up_to_the_end() {
+        struct Waits<'a>(&'a Stop);
+        impl Session for Waits<'_> {
+            fn put(&mut self, name: &str) -> Result<(), Trouble> {
+                if name == "m-0" {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(60));
+                self.0.store(true, Ordering::Relaxed);
+                Err(Trouble::Again("gone".into()))
+            }
+        }
+        let stop = Stop::default();
+        let report = run(&load(5), &stop, || Ok(Waits(&stop)));
+        assert_eq!(report.acknowledged, ["m-0"]);
+        assert!(report.longest_gap_ms >= 60, "{report:?}");
     }
 
     #[test]

@@ -102,13 +102,13 @@ impl Machine {
         &self.group
     }
 
-    /// A command that will run on this machine.
+    /// A command that will run on this machine, in a session of its own as a unit has one: nothing that this
+    /// program starts shares its priority.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", ENTER, "lab"]).arg(self.system.door());
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", ENTER, "lab"]).arg(self.system.door());
         command.args(["nsenter", "--target", &self.holder.id().to_string()]);
         command.args(self.own.flags()).arg("--").arg(program);
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
     }
 

@@ -16,7 +16,7 @@ use usage::Usage;
 pub const GROUP: Group = Group {
     name: "footprint",
     about: "what daemon, guard and ingress of a radiator take, and whether a busy home fails over",
-    figures: &["idle_rss", "loaded_rss", "idle_cpu", "idle_disk_writes", "false_failovers"],
+    figures: &["idle_rss", "loaded_rss", "idle_cpu", "idle_disk_writes", "false_failovers", "storm_gap"],
     run: measure,
 };
 
@@ -38,7 +38,7 @@ fn measure(ground: &Ground) -> Result<Vec<Figure>> {
     let loaded = loaded(&mut home)?;
     say(ground, &home, "loaded", &loaded);
     let time = Duration::from_secs(setting("THERMIDOR_BENCH_STORM_S", STORM_S)?);
-    let failovers = storm::failovers(ground, &mut home, time)?;
+    let storm = storm::weather(ground, &mut home, time)?;
 
     // Of three radiators the one that takes the most: the leader, or the active.
     let most = |name, unit, usages: &[Usage], what: fn(&Usage) -> f64, aim: f64| {
@@ -46,13 +46,15 @@ fn measure(ground: &Ground) -> Result<Vec<Figure>> {
         let value = samples.iter().copied().fold(f64::MIN, f64::max);
         Figure::new(name, unit, value, samples).aimed_at(Bound::AtMost(aim))
     };
-    let false_failovers = Figure::new("false_failovers", "", failovers.iter().sum(), failovers);
+    let false_failovers = Figure::new("false_failovers", "", storm.failovers.iter().sum(), storm.failovers);
+    let storm_gap = Figure::new("storm_gap", "s", storm.gap_s, vec![storm.gap_s]);
     Ok(vec![
         most("idle_rss", "MiB", &idle, |usage| usage.memory_mib, 20.0),
         most("loaded_rss", "MiB", &loaded, |usage| usage.memory_mib, 50.0),
         most("idle_cpu", "% of a core", &idle, |usage| usage.cpu_percent, 1.0),
         most("idle_disk_writes", "KB/s", &idle, |usage| usage.written_kb_s, 10.0),
         false_failovers.required(Bound::AtMost(0.0)),
+        storm_gap.aimed_at(Bound::AtMost(10.0)),
     ])
 }
 

@@ -25,9 +25,17 @@ const PRIORITY: i32 = -15;
 /// Between two freezes.
 const PAUSE: Duration = Duration::from_millis(1000);
 
-/// Lets it storm for that long while lines are written. Returns, for each freeze, how often a
-/// service or the address got another holder until the next one; what was acknowledged is there.
-pub fn failovers(ground: &Ground, home: &mut RecordHome, time: Duration) -> Result<Vec<f64>> {
+/// What a storm did.
+#[derive(Debug)]
+pub struct Storm {
+    /// For each freeze, how often a service or the address got another holder until the next one.
+    pub failovers: Vec<f64>,
+    /// Longest time without an acknowledged line, s.
+    pub gap_s: f64,
+}
+
+/// Lets it storm for that long while lines are written; what was acknowledged is there.
+pub fn weather(ground: &Ground, home: &mut RecordHome, time: Duration) -> Result<Storm> {
     let mut counts = Vec::new();
     let mut longest = Duration::ZERO;
     let storm = |home: &RecordHome| -> Result<()> {
@@ -58,14 +66,14 @@ pub fn failovers(ground: &Ground, home: &mut RecordHome, time: Duration) -> Resu
         delivered.acknowledged.len(),
         delivered.longest_gap_ms
     ));
-    Ok(counts)
+    Ok(Storm { failovers: counts, gap_s: delivered.longest_gap_ms as f64 / 1000.0 })
 }
 
-/// Processes that do nothing, as fast as they can.
+/// Processes that do nothing, as fast as they can, each in a session of its own as containers are.
 fn busy(ground: &Ground) -> Result<Vec<Process>> {
     let cores = std::thread::available_parallelism().context("count the cores")?.get();
     let log = ground.scratch.join("busy.log");
-    let start = |_| Process::start(Path::new("sh"), ["-c", "while :; do :; done"], &[], &log);
+    let start = |_| Process::start(Path::new("setsid"), ["sh", "-c", "while :; do :; done"], &[], &log);
     (0..BUSY * cores).map(start).collect()
 }
 
