@@ -4,7 +4,7 @@
 use crate::command::Why;
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
-use crate::spec::{HomeSpec, OnDegraded};
+use crate::spec::{HomeSpec, OnDegraded, VolumeDriver};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -225,6 +225,9 @@ pub struct Volume {
     pub service: ServiceName,
     /// Size of the device, bytes.
     pub size_bytes: u64,
+    /// How it is kept. What is a folder has a "replica" on whoever may serve it, always in sync.
+    #[serde(default)]
+    pub driver: VolumeDriver,
     /// How many replicas are wanted.
     pub replicas_wanted: u32,
     /// Below how many in-sync members it is degraded.
@@ -254,6 +257,9 @@ pub struct RemovedImage {
     pub node: NodeId,
     /// Its identity.
     pub id: ReplicaId,
+    /// How the volume was kept.
+    #[serde(default)]
+    pub driver: VolumeDriver,
 }
 
 /// Who holds the floating address.

@@ -103,6 +103,7 @@ fn a_shrinking_volume_and_a_foreign_home_are_refused_before_they_are_proposed() 
         thermidor_model::state::Volume {
             service: "notes".parse().unwrap(),
             size_bytes: 6 << 30,
+            driver: Default::default(),
             replicas_wanted: 2,
             durability: 2,
             on_degraded: thermidor_model::spec::OnDegraded::Continue,

@@ -127,11 +127,20 @@ fn replicas_follow_the_number_of_radiators() {
         for i in 0..radiators {
             text.push_str(&format!("  r{i}: {{ heats: room, power: 250 }}\n"));
         }
-        let volume = good(&text).volumes["data"];
+        let volume = good(&text).volumes["data"].clone();
         assert_eq!((volume.replicas, volume.durability, volume.size_bytes), (replicas, durability, 10 << 30));
     }
     let one = "home: maison\nvolumes: { data: { replication: none } }\nradiators: { r: { heats: room, power: 9 } }\n";
     assert_eq!(good(one).volumes["data"].driver, VolumeDriver::Local);
+}
+
+#[test]
+fn a_shared_volume_is_a_folder_that_every_radiator_has() {
+    let text = "home: maison\nvolumes: { data: { driver: shared, path: /mnt/ceph/data/ } }\n\
+                radiators: { a: { heats: room, power: 9 }, b: { heats: room, power: 9 } }\n";
+    let volume = &good(text).volumes["data"];
+    assert_eq!(volume.driver, VolumeDriver::Shared { path: "/mnt/ceph/data".into() });
+    assert_eq!((volume.replicas, volume.durability, volume.size_bytes), (2, 1, 0));
 }
 
 fn service(lines: &str) -> String {

@@ -181,7 +181,14 @@ fn ports_and_volumes() {
     one(&volume("on_degraded: contineu"), "2:24", &["did you mean `continue`?"]);
     one(&volume("replication: none, replicas: 2"), "2:40", &["counts replicas"]);
     one(&volume("external: true"), "2:21", &["external: true` is refused"]);
-    one(&volume("driver: nfs"), "2:11", &["driver `nfs` is refused"]);
+    one(&volume("driver: nfs"), "2:11", &["driver `nfs` is refused", "driver: shared"]);
+    one(&volume("driver: shared"), "2:11", &["not where", "path: /mnt/ceph/data"]);
+    one(&volume("path: /mnt/ceph/data"), "2:17", &["only `driver: shared` has a path"]);
+    one(&volume("driver: shared, path: /data"), "2:33", &["no folder below a mountpoint"]);
+    one(&volume("driver: shared, path: /mnt/../data"), "2:33", &["no folder below a mountpoint"]);
+    one(&volume("driver: shared, path: /mnt/data, replicas: 2"), "2:54", &["counts replicas"]);
+    one(&volume("driver: shared, path: /mnt/data, size: 1g"), "2:50", &["has no size"]);
+    one(&volume("replication: none, driver: shared"), "2:30", &["keep one of them"]);
 }
 
 /// A mail service whose settings' lines begin at line 5.

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod docker;
 pub mod fence;
+pub mod folder;
 pub mod ingress;
 pub mod lease_page;
 pub mod link;

@@ -35,9 +35,11 @@ impl State {
             return invalid(format!("this home is {name}, the file declares {}", spec.home));
         }
         for (name, wanted) in &spec.volumes {
-            if let Some(have) = self.volumes.get(name)
-                && wanted.size_bytes < have.size_bytes
-            {
+            let Some(have) = self.volumes.get(name) else { continue };
+            if wanted.driver != have.driver {
+                return invalid(have.driver.cannot_become(&wanted.driver, name));
+            }
+            if wanted.size_bytes < have.size_bytes {
                 return invalid(format!(
                     "volume {name} has {} bytes and can't shrink to {}",
                     have.size_bytes, wanted.size_bytes
@@ -100,6 +102,7 @@ impl State {
             let volume = self.volumes.entry(name.clone()).or_insert_with(|| Volume {
                 service: (*owner).clone(),
                 size_bytes: wanted.size_bytes,
+                driver: wanted.driver.clone(),
                 replicas_wanted: wanted.replicas,
                 durability: wanted.durability,
                 on_degraded: wanted.on_degraded,

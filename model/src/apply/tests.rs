@@ -3,7 +3,7 @@
 use super::*;
 use crate::command::Why;
 use crate::name::{NodeId, RadiatorName, ReplicaId};
-use crate::spec::HomeSpec;
+use crate::spec::{HomeSpec, VolumeDriver, VolumeSpec};
 use crate::state::{Off, Phase, Role, Sealed};
 use crate::testing::{box_volume, declare, home_spec, joined, mail, service_on, volume_spec};
 use std::collections::BTreeMap;
@@ -288,6 +288,32 @@ fn a_volume_is_removed_only_when_nothing_uses_it_and_each_holder_says_when_its_i
         [2],
         "who left removes nothing"
     );
+}
+
+#[test]
+fn a_shared_folder_is_in_sync_wherever_it_is_and_stays_so_when_its_active_is_lost() {
+    let mut home = Home::of_three();
+    let driver = VolumeDriver::Shared { path: "/mnt/ceph/box".into() };
+    let spec = |driver| {
+        let volume = VolumeSpec { driver, size_bytes: 0, ..volume_spec(0, 3) };
+        let services = [(mail(), service_on(box_volume()))].into();
+        HomeSpec { services, volumes: [(box_volume(), volume)].into(), ..home_spec(3) }
+    };
+    home.apply(declare(&home.0, spec(driver.clone())));
+    for node in 1..=3 {
+        let set_was = home.set();
+        home.apply(Command::AddReplica { volume: box_volume(), set_was, node, id: ReplicaId(node) });
+    }
+    assert_eq!(home.0.volumes[&box_volume()].in_sync.len(), 3);
+    home.activate(0, 1, Why::Start);
+    home.activate(1, 2, Why::Failover);
+    assert_eq!(home.0.volumes[&box_volume()].in_sync.len(), 3, "the lost one has it mounted when it returns");
+    let other = declare(&home.0, spec(VolumeDriver::Local));
+    home.refuses(other, "can't become on one radiator only");
+    let volume = &home.0.volumes[&box_volume()];
+    let promote =
+        Command::Promote { volume: box_volume(), epoch: volume.epoch, set_was: volume.set_version, node: 3 };
+    home.refuses(promote, "no older replica");
 }
 
 fn sealed(key: u64, byte: u8) -> Sealed {

@@ -57,7 +57,8 @@ impl State {
         let first = volume.replicas.is_empty() && volume.epoch == 0;
         volume.replicas.insert(node, id);
         volume.set_version += 1;
-        if first {
+        // Whoever has a shared folder mounted sees what was written elsewhere.
+        if first || volume.driver.is_folder() {
             volume.in_sync.insert(node);
         }
         Ok(Outcome::Set(volume.set_version))
@@ -150,8 +151,9 @@ impl State {
         service: &ServiceName,
         lost: NodeId,
     ) -> Result<(), Refusal> {
-        let of_service =
-            |v: &Volume| v.service == *service && v.in_sync.contains(&lost) && v.in_sync.len() > 1;
+        let of_service = |v: &Volume| {
+            v.service == *service && !v.driver.is_folder() && v.in_sync.contains(&lost) && v.in_sync.len() > 1
+        };
         let names: Vec<_> =
             self.volumes.iter().filter(|(_, v)| of_service(v)).map(|(name, _)| name.clone()).collect();
         names.iter().try_for_each(|name| self.leave_set(at, name, lost).map(drop))
@@ -183,6 +185,9 @@ impl State {
         let volume = self.volume_at(name, Some(epoch), set_was)?;
         if !volume.replicas.contains_key(&node) {
             return invalid(format!("{} holds no replica of {name}", self.name_of(node)));
+        }
+        if volume.driver.is_folder() {
+            return invalid(format!("{name} is {}: it has no older replica", volume.driver));
         }
         if volume.active.is_some() {
             return invalid(format!("{name} is active: nothing needs promoting"));

@@ -26,7 +26,9 @@ pub(super) fn reconcile(view: &View<'_>, actions: &mut Vec<Action>) {
         let spec = view.spec.services.get(&volume.service).filter(|_| view.spec.volumes.contains_key(name));
         let Some(spec) = spec else { continue };
         let here = Here { view, name, volume, spec };
-        let command = here.broken().or_else(|| here.missing()).or_else(|| here.surplus());
+        // A folder that can't be reached is looked at again; nothing would be made anew.
+        let broken = if volume.driver.is_folder() { None } else { here.broken() };
+        let command = broken.or_else(|| here.missing()).or_else(|| here.surplus());
         actions.extend(command.map(Action::Propose));
     }
 }

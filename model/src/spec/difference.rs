@@ -335,6 +335,10 @@ fn volumes(old: Option<&HomeSpec>, new: &HomeSpec, state: &State, out: &mut Diff
         // A volume that was dropped from the YAML earlier is still there with its data.
         let kept = state.volumes.get(name);
         if let Some(have) = kept
+            && volume.driver != have.driver
+        {
+            out.refusals.push(have.driver.cannot_become(&volume.driver, name));
+        } else if let Some(have) = kept
             && volume.size_bytes < have.size_bytes
         {
             out.refusals.push(format!(
@@ -359,6 +363,9 @@ fn volumes(old: Option<&HomeSpec>, new: &HomeSpec, state: &State, out: &mut Diff
 }
 
 fn volume_text(volume: &VolumeSpec) -> String {
+    if volume.driver.is_folder() {
+        return format!("a folder, {}", volume.driver);
+    }
     let replicas = if volume.replicas == 1 { "replica" } else { "replicas" };
     format!(
         "{}, {} {replicas}, durability {}",
@@ -377,7 +384,7 @@ fn volume_fields(name: &VolumeName, was: &VolumeSpec, now: &VolumeSpec, out: &mu
     out.field(what("durability"), was.durability.to_string(), now.durability.to_string(), "");
     let lower = |text: String| text.to_lowercase();
     out.field(what("on_degraded"), lower(text_of(&was.on_degraded)), lower(text_of(&now.on_degraded)), "");
-    out.field(what("replication"), lower(text_of(&was.driver)), lower(text_of(&now.driver)), RESTARTS);
+    out.field(what("driver"), was.driver.to_string(), now.driver.to_string(), "");
 }
 
 fn notify(old: Option<&HomeSpec>, new: &HomeSpec, out: &mut Difference) {

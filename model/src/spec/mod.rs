@@ -361,9 +361,9 @@ pub struct PlaceSpec {
 }
 
 /// One volume as declared, defaults filled in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
-    /// Bytes.
+    /// Bytes; 0 where it is no device of a size.
     pub size_bytes: u64,
     /// How many radiators hold it.
     pub replicas: u32,
@@ -385,12 +385,42 @@ pub enum OnDegraded {
 }
 
 /// How a volume is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum VolumeDriver {
     /// A replicated block device.
+    #[default]
     Replicated,
     /// A plain folder on one radiator: `replication: none`.
     Local,
+    /// A folder of a file system that all radiators have mounted by themselves: `driver: shared`.
+    Shared {
+        /// Where, on each of them.
+        path: String,
+    },
+}
+
+impl VolumeDriver {
+    /// Whether it is a folder and no device of ours: no size, no process, no set of members in sync.
+    pub fn is_folder(&self) -> bool {
+        !matches!(self, Self::Replicated)
+    }
+
+    /// Why a volume that has data is not simply kept in another way.
+    pub(crate) fn cannot_become(&self, wanted: &Self, volume: &VolumeName) -> String {
+        format!(
+            "volume {volume} is {self} and can't become {wanted}: declare another volume, copy, remove this one"
+        )
+    }
+}
+
+impl std::fmt::Display for VolumeDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Replicated => write!(f, "replicated"),
+            Self::Local => write!(f, "on one radiator only"),
+            Self::Shared { path } => write!(f, "shared in {path}"),
+        }
+    }
 }
 
 /// `notify:`

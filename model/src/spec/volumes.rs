@@ -6,6 +6,7 @@ use super::service::choice;
 use super::tree::{Key, Node, Value};
 use super::{MountSpec, OnDegraded, VolumeDriver, VolumeSpec, compose};
 use crate::name::VolumeName;
+use std::path::{Component, Path};
 
 /// A volume's size unless said, bytes.
 const SIZE_DEFAULT_BYTES: u64 = 10 << 30;
@@ -176,7 +177,8 @@ fn long(node: &Node, path: &str, findings: &mut Findings) -> Option<MountSpec> {
     mount_at(volume, target_text, read_only, target.place, path, findings)
 }
 
-const VOLUME_KEYS: &[&str] = &["size", "replicas", "durability", "on_degraded", "replication"];
+const VOLUME_KEYS: &[&str] =
+    &["size", "replicas", "durability", "on_degraded", "replication", "driver", "path"];
 
 /// Reads one entry of the top-level `volumes:`.
 pub(super) fn read_volume(
@@ -187,7 +189,8 @@ pub(super) fn read_volume(
 ) -> Option<VolumeSpec> {
     let path = format!("volumes.{}", key.text);
     let mut fields = Fields::of(node, key.place, &path, findings)?;
-    let size_bytes = match fields.take("size") {
+    let size_node = fields.take("size");
+    let size_bytes = match size_node {
         Some(node) => size(node, &fields.at("size"), SIZE_MIN_BYTES..=SIZE_MAX_BYTES, findings),
         None => Some(SIZE_DEFAULT_BYTES),
     };
@@ -201,6 +204,17 @@ pub(super) fn read_volume(
         },
         None => VolumeDriver::Replicated,
     };
+    let driver = shared(&mut fields, key, driver, findings)?;
+    if let (true, Some(node)) = (driver.is_folder(), size_node) {
+        findings
+            .error(
+                node.place,
+                format!("`{}`: a volume that is {driver} is a folder, which has no size", fields.at("size")),
+            )
+            .help("leave `size:` out");
+        return None;
+    }
+    let size_bytes = if driver.is_folder() { Some(0) } else { size_bytes };
     let on_degraded = fields.take("on_degraded").map_or(Some(OnDegraded::Continue), |n| {
         match text(n, &fields.at("on_degraded"), findings)? {
             "continue" => Some(OnDegraded::Continue),
@@ -211,7 +225,7 @@ pub(super) fn read_volume(
             }
         }
     });
-    let counts = counts(&mut fields, driver, radiators, findings);
+    let counts = counts(&mut fields, &driver, radiators, findings);
     compose_keys(&mut fields, findings);
     fields.finish(VOLUME_KEYS, findings);
     let (replicas, durability) = counts?;
@@ -220,19 +234,21 @@ pub(super) fn read_volume(
 
 fn counts(
     fields: &mut Fields<'_>,
-    driver: VolumeDriver,
+    driver: &VolumeDriver,
     radiators: u32,
     findings: &mut Findings,
 ) -> Option<(u32, u32)> {
     let replicas_node = fields.take("replicas");
     let durability_node = fields.take("durability");
-    if driver == VolumeDriver::Local {
+    if driver.is_folder() {
+        let says = if *driver == VolumeDriver::Local { "replication: none" } else { "driver: shared" };
         for node in [replicas_node, durability_node].into_iter().flatten() {
             findings
-                .error(node.place, format!("`{}` says `replication: none` and counts replicas", fields.path))
+                .error(node.place, format!("`{}` says `{says}` and counts replicas", fields.path))
                 .help("keep one of them");
         }
-        return (replicas_node.is_none() && durability_node.is_none()).then_some((1, 1));
+        let everywhere = if *driver == VolumeDriver::Local { 1 } else { radiators.max(1) };
+        return (replicas_node.is_none() && durability_node.is_none()).then_some((everywhere, 1));
     }
     let replicas = match replicas_node {
         Some(node) => whole(node, &fields.at("replicas"), 1..=64, findings)?,
@@ -275,21 +291,72 @@ fn counts(
     Some((replicas, durability))
 }
 
-fn compose_keys(fields: &mut Fields<'_>, findings: &mut Findings) {
-    if let Some((key, node)) = fields.take_entry("driver") {
-        match text(node, &fields.at("driver"), findings) {
-            Some("local") => findings.notice(
+/// `driver:` and `path:`.
+fn shared(
+    fields: &mut Fields<'_>,
+    volume: &Key,
+    otherwise: VolumeDriver,
+    findings: &mut Findings,
+) -> Option<VolumeDriver> {
+    let path = fields.take("path");
+    let driver = fields.take_entry("driver");
+    let named = match driver {
+        Some((_, node)) => Some(text(node, &fields.at("driver"), findings)?),
+        None => None,
+    };
+    match (named, driver, path) {
+        (Some("shared"), Some((key, _)), _) if otherwise != VolumeDriver::Replicated => {
+            findings
+                .error(key.place, format!("`{}` says `driver: shared` and `replication: none`", fields.path))
+                .help("keep one of them");
+            None
+        }
+        (Some("shared"), _, Some(node)) => {
+            let at = fields.at("path");
+            let path = text(node, &at, findings)?;
+            // Beside it lies what tells it from the empty folder of a file system that is not mounted.
+            let plain = |p: &Path| p.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
+            if Path::new(path).is_absolute()
+                && plain(Path::new(path))
+                && Path::new(path).components().count() > 2
+            {
+                return Some(VolumeDriver::Shared { path: path.trim_end_matches('/').to_string() });
+            }
+            findings.error(node.place, format!("`{at}`: `{path}` is no folder below a mountpoint")).help(
+                "write the full path of a folder on the shared file system, as in `path: /mnt/ceph/mail`",
+            );
+            None
+        }
+        (Some("shared"), Some((key, _)), None) => {
+            findings.error(key.place, format!("`{}` says `driver: shared` and not where", fields.path)).help(
+                format!("add `path: /mnt/ceph/{}`, a folder that all radiators have mounted", volume.text),
+            );
+            None
+        }
+        (_, _, Some(node)) => {
+            findings
+                .error(node.place, format!("`{}` is refused", fields.at("path")))
+                .help("only `driver: shared` has a path: the home chooses where its own volumes lie");
+            None
+        }
+        (Some("local"), Some((key, _)), None) => {
+            findings.notice(
                 key.place,
                 "`driver: local` is ignored: volumes are replicated; `replication: none` keeps one on one radiator",
-            ),
-            Some(other) => {
-                findings
-                    .error(key.place, format!("`{}`: driver `{other}` is refused", fields.path))
-                    .help("volumes are replicated by Thermidor: leave `driver:` out");
-            }
-            None => {}
+            );
+            Some(otherwise)
         }
+        (Some(other), Some((key, _)), None) => {
+            findings
+                .error(key.place, format!("`{}`: driver `{other}` is refused", fields.path))
+                .help("volumes are replicated by Thermidor: leave `driver:` out, or write `driver: shared` with a `path:`");
+            None
+        }
+        (_, _, None) => Some(otherwise),
     }
+}
+
+fn compose_keys(fields: &mut Fields<'_>, findings: &mut Findings) {
     if let Some((key, _)) = fields.take_entry("driver_opts") {
         findings
             .error(key.place, format!("`{}` is refused", fields.at("driver_opts")))

@@ -25,6 +25,7 @@ pub fn config(replicas: &[NodeId], in_sync: &[NodeId]) -> Volume {
     Volume {
         service: ServiceName::new("mail").unwrap(),
         size_bytes: SIZE,
+        driver: Default::default(),
         replicas_wanted: 3,
         durability: 2,
         on_degraded: OnDegraded::Continue,

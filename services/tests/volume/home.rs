@@ -262,6 +262,7 @@ impl Home {
         let service = ServiceName::new("mail").unwrap();
         let record = Volume {
             service,
+            driver: Default::default(),
             size_bytes,
             replicas_wanted: replicas as u32,
             durability: 1,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
 use thermidor_model::observe::{Instance, ProbeReport, Readiness, ReplicaState, Report};
 use thermidor_model::placement::Reason;
-use thermidor_model::spec::{Heats, RadiatorSpec};
+use thermidor_model::spec::{Heats, RadiatorSpec, VolumeDriver};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
 
@@ -355,6 +355,8 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
     let in_sync = volume.in_sync.len() as u32;
     let state_word = match in_sync {
         0 => "new",
+        _ if volume.driver == VolumeDriver::Local => "on one radiator only",
+        _ if volume.driver.is_folder() => "shared",
         n if n < volume.durability => "degraded",
         n if n < volume.replicas_wanted => "behind",
         _ => "whole",

@@ -57,7 +57,7 @@ fn look(paths: &Paths) -> Vec<Finding> {
         finding(
             "FUSE",
             (!Path::new("/dev/fuse").exists())
-                .then(|| "no /dev/fuse: modprobe fuse; without it use `replicas: 1`".into()),
+                .then(|| "no /dev/fuse: modprobe fuse; without it volumes need `replication: none`".into()),
         ),
         finding(
             "loop devices",

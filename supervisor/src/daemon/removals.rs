@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use std::time::Duration;
 use thermidor_model::state::RemovedImage;
 use thermidor_model::{Command, Outcome, Refusal};
+use thermidor_services::folder::Folder;
 use thermidor_services::volume::control::{ControlError, VolumeControl};
 use thermidor_services::volume::removal;
 use tracing::{info, warn};
@@ -41,6 +42,20 @@ pub async fn run(context: Context) {
 }
 
 impl Context {
+    /// The folder that is to go, unless a new volume of that name has its data there by now.
+    fn removed_folder(&self, removed: &RemovedImage) -> Option<Folder> {
+        let state = self.node.state();
+        let state = state.borrow();
+        let used = state.volumes.get(&removed.volume).is_some_and(|v| v.driver.is_folder() && v.epoch > 0);
+        let home = state.home.clone().filter(|_| removed.driver.is_folder() && !used)?;
+        Some(Folder::new(
+            self.paths.volume(removed.volume.as_str()),
+            home,
+            removed.volume.clone(),
+            &removed.driver,
+        ))
+    }
+
     async fn remove_image(&self, removed: &RemovedImage) -> anyhow::Result<()> {
         let wanted_anew = {
             let state = self.node.state();
@@ -55,8 +70,11 @@ impl Context {
             }
         }
         let (dir, id) = (self.paths.volume(removed.volume.as_str()), removed.id);
+        if let Some(folder) = self.removed_folder(removed) {
+            folder.remove().await?;
+        }
         tokio::task::spawn_blocking(move || removal::remove(&dir, id, !wanted_anew)).await??;
-        let RemovedImage { volume, node, id } = removed.clone();
+        let RemovedImage { volume, node, id, .. } = removed.clone();
         match self.node.propose(Command::ImageRemoved { volume, node, id }, within(TELL_MAX)).await? {
             Outcome::Refused(Refusal::Stale(_)) => Ok(()),
             Outcome::Refused(refusal) => anyhow::bail!("{refusal}"),

@@ -1,5 +1,6 @@
 //! The volume processes of this radiator: started apart, so that they outlive the daemon, given
-//! the applied record whenever it changes, and asked to tell when something of them changes.
+//! the applied record whenever it changes, and asked to tell when something of them changes. Those volumes that
+//! are folders have no process; this daemon looks after them.
 
 use super::found::Shared;
 use crate::paths::Paths;
@@ -8,10 +9,11 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thermidor_model::observe::ReplicaState;
+use thermidor_model::observe::{ReplicaReport, ReplicaState};
 use thermidor_model::reconcile::Device;
 use thermidor_model::state::State;
 use thermidor_model::{NodeId, VolumeName};
+use thermidor_services::folder::{Folder, FolderError};
 use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +28,35 @@ const START_MAX: Duration = Duration::from_secs(3);
 /// How long a process may say nothing before it counts as gone. A busy machine lets it wait for its turn; what it
 /// serves has watchers of its own, and killing it would be our doing.
 const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// How often a folder is looked at.
+const FOLDER_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a folder that is served may not be usable before it counts as broken.
+const FOLDER_BROKEN: Duration = Duration::from_secs(20);
+
+/// Why a volume was not attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// By its process.
+    #[error(transparent)]
+    Process(#[from] ControlError),
+    /// It is a folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+impl VolumeError {
+    /// Whether it was attached in this epoch before: a crash after that.
+    pub fn is_spent_epoch(&self) -> bool {
+        use thermidor_services::volume::control::Refused;
+        matches!(
+            self,
+            Self::Folder(FolderError::Spent { .. })
+                | Self::Process(ControlError::Refused { why: Refused::SpentEpoch { .. }, .. })
+        )
+    }
+}
 
 /// What a look at a process found.
 enum Look {
@@ -60,18 +91,28 @@ impl Volumes {
         volume: &VolumeName,
         epoch: u64,
         service_epoch: u64,
-    ) -> Result<(), ControlError> {
+    ) -> Result<(), VolumeError> {
+        if let Some(folder) = self.folder(volume) {
+            let attached = folder.attach(epoch).await;
+            self.look_at_folder(volume, &folder).await;
+            return Ok(attached?);
+        }
         self.configure(volume).await?;
         let attached = self.control(volume).attach(epoch, service_epoch).await.map(drop);
         self.look(volume).await;
-        attached
+        Ok(attached?)
     }
 
     /// Detaches the device: cleanly, or by force where nothing may be flushed any more.
-    pub async fn detach(&self, volume: &VolumeName, force: bool) -> Result<(), ControlError> {
+    pub async fn detach(&self, volume: &VolumeName, force: bool) -> Result<(), VolumeError> {
+        if let Some(folder) = self.folder(volume) {
+            let detached = folder.detach(force).await;
+            self.look_at_folder(volume, &folder).await;
+            return Ok(detached?);
+        }
         let detached = self.control(volume).detach(force).await;
         self.look(volume).await;
-        detached
+        Ok(detached?)
     }
 
     /// Gives the process the record as applied here.
@@ -117,12 +158,66 @@ impl Volumes {
         }
     }
 
+    /// The volume, if it is a folder.
+    fn folder(&self, volume: &VolumeName) -> Option<Folder> {
+        let state = self.state.borrow();
+        let driver = &state.volumes.get(volume)?.driver;
+        let dir = self.paths.volume(volume.as_str());
+        let home = state.home.clone().filter(|_| driver.is_folder())?;
+        Some(Folder::new(dir, home, volume.clone(), driver))
+    }
+
+    /// Looks at a folder and keeps what is found. Answers whether it can be used.
+    async fn look_at_folder(&self, volume: &VolumeName, folder: &Folder) -> bool {
+        let new = self.state.borrow().volumes.get(volume).is_some_and(|v| v.epoch == 0);
+        let (device, epoch, usable) = match folder.look(new).await {
+            Ok(found) if found.mounted => (Device::Attached(found.epoch), found.epoch, found.usable),
+            Ok(found) => (Device::Detached(found.epoch), found.epoch, found.usable),
+            Err(e) => (Device::Absent, 0, Err(e)),
+        };
+        let well = usable.is_ok();
+        let state = match usable {
+            Ok(()) if matches!(device, Device::Attached(_)) => ReplicaState::Active,
+            Ok(()) => ReplicaState::Following,
+            Err(e) => ReplicaState::Failed(e.to_string()),
+        };
+        self.keep_what_is(
+            volume,
+            device,
+            Some(ReplicaReport { epoch, state, behind_bytes: 0, used_bytes: 0 }),
+        );
+        well
+    }
+
+    /// One folder, looked at for as long as the home wants it here.
+    async fn keep_folder(self, volume: VolumeName, folder: Folder) {
+        let mut well_at = Instant::now();
+        loop {
+            if self.look_at_folder(&volume, &folder).await {
+                well_at = Instant::now();
+            } else if well_at.elapsed() > FOLDER_BROKEN {
+                let mut found = self.shared.lock();
+                // Whoever hangs on it is ended, and the home looks for another place.
+                if let Some(Device::Attached(epoch)) = found.devices.get(&volume).copied() {
+                    warn!(%volume, "its folder can't be used for long: it is given up here");
+                    found.devices.insert(volume.clone(), Device::Broken(epoch));
+                    self.shared.wake.notify_one();
+                }
+            }
+            tokio::time::sleep(FOLDER_EVERY).await;
+        }
+    }
+
     fn note(&self, volume: &VolumeName, status: Option<Status>) {
         // Without a record it has no image yet; without an answer nothing is known. Neither is told as a
         // failed replica: that would have a good one replaced because its process was slow.
         let known = status.filter(|s| s.set_version > 0);
         let device = known.as_ref().map_or(Device::Absent, device_of);
         let report = known.map(|s| s.report());
+        self.keep_what_is(volume, device, report);
+    }
+
+    fn keep_what_is(&self, volume: &VolumeName, device: Device, report: Option<ReplicaReport>) {
         let mut found = self.shared.lock();
         let before = found.devices.insert(volume.clone(), device);
         let told = match report.clone() {
@@ -152,7 +247,10 @@ impl Volumes {
             }
             for volume in wanted {
                 let this = self.clone();
-                keepers.entry(volume.clone()).or_insert_with(|| tokio::spawn(this.keep(volume)));
+                keepers.entry(volume.clone()).or_insert_with(|| match this.folder(&volume) {
+                    Some(folder) => tokio::spawn(this.keep_folder(volume, folder)),
+                    None => tokio::spawn(this.keep(volume)),
+                });
             }
             if self.state.changed().await.is_err() {
                 return;

@@ -8,7 +8,6 @@ use thermidor_model::{Command, Outcome, Refusal, ServiceName};
 use thermidor_services::docker::{EngineError, cgroup_of};
 use thermidor_services::fence;
 use thermidor_services::lease_page::boottime_ns;
-use thermidor_services::volume::control::{ControlError, Refused};
 
 /// How long the home may take to agree on something.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
@@ -32,7 +31,7 @@ pub async fn carry_out(context: &Context, service: &ServiceName, step: &Step) ->
             for (volume, volume_epoch) in volumes {
                 match context.volumes.attach(volume, *volume_epoch, *epoch).await {
                     // Its process knows better than we do: a crash after it was attached.
-                    Err(ControlError::Refused { why: Refused::SpentEpoch { .. }, .. }) => {
+                    Err(e) if e.is_spent_epoch() => {
                         return give_back(context, service, *epoch).await;
                     }
                     attached => attached.with_context(|| format!("attaching {volume}"))?,

@@ -77,6 +77,8 @@ pub struct Service {
 /// A volume.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Volume {
+    /// Its name.
+    pub name: String,
     /// Each replica.
     pub replicas: Vec<Replica>,
 }

@@ -1,0 +1,102 @@
+//! `driver: shared`, on a real GlusterFS: the home only fences, starts and stops.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+use thermidor_supervisor::demo::client::audit::audit;
+use thermidor_supervisor::demo::client::deliver::Delivered;
+use thermidor_supervisor::demo::home::Status;
+use thermidor_supervisor::demo::lab::Guest;
+use thermidor_supervisor::demo::lab::command::until;
+use thermidor_tests::record::RecordHome;
+
+const SERVICE: &str = "    image: thermidor/record:1\n    ports: [ \"7001:7000\" ]\n    volumes: [ \"notes:/data\" ]\n    \
+                       stop_grace_period: 2s\n";
+const VOLUME: &str = "  notes: { driver: shared, path: /run/shared/notes }\n";
+
+/// A volume of three bricks, on a machine that is none of the home's.
+const SERVE: &str = r#"
+for own in /var/lib/glusterd /var/log/glusterfs; do mkdir -p $own; mount -t tmpfs tmpfs $own; done
+mkdir -p /run/gluster
+glusterd
+i=0
+until gluster --mode=script volume list >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 300 ]; sleep 0.2; done
+for n in 1 2 3; do mkdir -p "$2/brick$n"; done
+gluster --mode=script volume create homes replica 3 "$1:$2/brick1" "$1:$2/brick2" "$1:$2/brick3" force
+gluster --mode=script volume start homes
+"#;
+const MOUNT: &str = "mkdir -p /run/shared && mount -t glusterfs \"$1:/homes\" /run/shared";
+
+fn mount(home: &RecordHome, radiator: &str) -> Result<()> {
+    let server = home.radiator("store")?.address().to_string();
+    home.radiator(radiator)?.run("sh", &["-ec", MOUNT, "mount", &server])?;
+    Ok(())
+}
+
+/// What is said of the folder on a radiator.
+fn word(status: &Status, radiator: &str) -> Option<String> {
+    let volume = status.volumes.iter().find(|v| v.name == "notes")?;
+    Some(volume.replicas.iter().find(|r| r.radiator == radiator)?.state.clone())
+}
+
+fn wait_for_word(home: &RecordHome, radiator: &str, words: &str) -> Result<Status> {
+    let said = |s: &Status| word(s, radiator).is_some_and(|w| w.contains(words));
+    Ok(home.home.wait(60, &format!("`{words}` of {radiator}"), said)?)
+}
+
+fn runs_on(home: &RecordHome, not: &[&str]) -> Result<String> {
+    let good = |s: &Status| s.runs_on("notes").is_some_and(|r| !not.contains(&r));
+    let status = home.home.wait(60, "notes to run", good)?;
+    Ok(status.runs_on("notes").context("it runs")?.to_owned())
+}
+
+#[test]
+fn what_was_fsynced_on_a_shared_file_system_is_there_after_a_plug_was_pulled() {
+    let mut home = RecordHome::form("shared").unwrap();
+    home.home.lab.add_witness("store").unwrap();
+    let store = home.radiator("store").unwrap();
+    let (address, dir) = (store.address().to_string(), store.dir().display().to_string());
+    store.run("sh", &["-ec", SERVE, "serve", &address, &dir]).unwrap();
+    for radiator in ["salon", "bureau"] {
+        mount(&home, radiator).unwrap();
+    }
+    home.declare_with(&format!("  notes:\n{SERVICE}"), VOLUME).unwrap();
+    let first = runs_on(&home, &[]).unwrap();
+    wait_for_word(&home, &first, "active").unwrap();
+    // Where it is not mounted nothing is made, and the service does not go there.
+    wait_for_word(&home, "ballon", "no file system is mounted").unwrap();
+    assert_ne!(first, "ballon");
+
+    home.sit_away_from(&[&first]).unwrap();
+    let to = format!("{}:7001", home.home.lab.floating());
+    let writer = home.writer(&to, "note").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    home.radiator(&first).unwrap().power_off().unwrap();
+    let second = runs_on(&home, &[&first]).unwrap();
+    assert_ne!(second, "ballon");
+    std::thread::sleep(Duration::from_secs(3));
+    let delivered: Delivered = writer.stop().unwrap();
+    let after = delivered.acknowledged.len();
+    assert!(after > 50, "{after} lines were acknowledged");
+    assert!(delivered.refused.is_empty(), "{:?}", delivered.refused);
+    audited(&home, &to, &delivered).unwrap();
+
+    // The one that returns has lost its mount, and says so until somebody mounts it again.
+    home.radiator(&first).unwrap().power_on().unwrap();
+    wait_for_word(&home, &first, "no file system is mounted").unwrap();
+    mount(&home, &first).unwrap();
+    wait_for_word(&home, &first, "following").unwrap();
+    home.home.type_here(&["move", "notes", &first]).unwrap();
+    assert_eq!(runs_on(&home, &[&second]).unwrap(), first);
+    audited(&home, &to, &delivered).unwrap();
+}
+
+fn audited(home: &RecordHome, to: &str, delivered: &Delivered) -> Result<()> {
+    let list =
+        || Ok(Guest::start(&home.home.lab, &["record-list", "--to", to], &[])?.report::<Vec<String>>().ok());
+    let present = until(Duration::from_secs(30), "the list of lines", list)?;
+    let audit = audit(&delivered.acknowledged, &present);
+    ensure!(audit.missing.is_empty(), "lost: {:?}", audit.missing);
+    Ok(())
+}
