@@ -23,5 +23,5 @@ pub mod testing;
 pub mod timing;
 
 pub use command::{Command, Outcome, Proposal, Refusal};
-pub use name::{NodeId, RadiatorName, ReplicaId, ServiceName, VolumeName};
+pub use name::{NodeId, RadiatorName, ReplicaId, ServiceName, SnapshotName, VolumeName};
 pub use state::State;

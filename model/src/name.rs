@@ -95,6 +95,10 @@ name!(
     /// A volume's name, as under `volumes:`.
     VolumeName, "volume's name"
 );
+name!(
+    /// A snapshot's name, unique among those of one replica of a volume.
+    SnapshotName, "snapshot's name"
+);
 
 /// The random identity of one replica's image, held in its header and in Raft:
 /// an image with another id is not that member.

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
+use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::lab::Radiator;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_tests::record::{RADIATORS, RecordHome, SERVICE};
@@ -86,6 +87,7 @@ fn reading_verbs_answer_in_three_forms(home: &RecordHome, active: &str) {
         "service show record",
         "volume ls",
         "volume show record",
+        "volume snapshots record",
         "secret ls",
         "ps",
         "top",
@@ -151,6 +153,53 @@ fn refusals_have_their_code_and_name_the_next_command(home: &RecordHome) {
     }
 }
 
+fn snapshots_are_taken_and_looked_at_from_anywhere(home: &RecordHome, active: &str) {
+    let here = home.radiator(active).unwrap();
+    let standby = RADIATORS.iter().find(|r| **r != active).unwrap();
+    let done = |line: &str| {
+        let said = ask(here, line);
+        assert!(said.status.success(), "{line}: {said:?}");
+        out(&said).trim().to_string()
+    };
+    // What was acknowledged before is in them, while more is written.
+    let before: Delivered = {
+        let writer = home.writer(&home.to(), "before").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        writer.stop().unwrap()
+    };
+    assert!(before.acknowledged.len() > 10, "{before:?}");
+    let writer = home.writer(&home.to(), "later").unwrap();
+    assert!(done("volume snapshot record --name own").contains(&format!("on {active}")));
+    assert!(done(&format!("volume snapshot record --name far --on {standby}")).contains(standby));
+    assert!(done("volume snapshot record").contains("at-2"));
+    let listed = json(home.radiator(standby).unwrap(), "volume snapshots record");
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3, "{listed}");
+    assert!(done("volume snapshots record").contains("far"));
+    for (name, on) in [("own", active), ("far", *standby)] {
+        let path = done(&format!("volume mount-snapshot record {name}"));
+        let log = home.radiator(on).unwrap().run("cat", &[&format!("{path}/log")]).unwrap();
+        let lines: std::collections::BTreeSet<&str> = log.lines().collect();
+        let missing = before.acknowledged.iter().find(|line| !lines.contains(line.as_str()));
+        assert_eq!(missing, None, "{name} of {} lines", lines.len());
+        let (code, said) = refused(here, &format!("volume rm-snapshot record {name}"));
+        assert!(code == Some(1) && said.contains("unmount it first"), "{said}");
+        done(&format!("volume unmount-snapshot record {name}"));
+        done(&format!("volume rm-snapshot record {name}"));
+    }
+    let later: Delivered = writer.stop().unwrap();
+    assert!(later.refused.is_empty() && later.acknowledged.len() > 10, "{later:?}");
+    for (line, words) in [
+        ("volume snapshot nope", "thermidor volume ls"),
+        ("volume snapshots nope", "thermidor volume ls"),
+        ("volume mount-snapshot record own", "thermidor volume snapshots record"),
+        ("volume snapshot record --on nope", "thermidor radiator ls"),
+    ] {
+        let (code, said) = refused(here, line);
+        assert!(code == Some(1) && said.contains(words), "{line}: {said}");
+    }
+    assert_eq!(refused(here, "volume snapshot record --name ../x").0, Some(2));
+}
+
 fn followers_hear_what_comes_wherever_they_sit(home: &RecordHome, active: &str) {
     let standby = RADIATORS.iter().find(|r| **r != active).unwrap();
     let radiator = home.radiator(standby).unwrap();
@@ -176,6 +225,7 @@ fn every_verb_does_what_it_says() {
     reading_verbs_answer_in_three_forms(&home, &active);
     what_needs_no_home_is_there(&home);
     refusals_have_their_code_and_name_the_next_command(&home);
+    snapshots_are_taken_and_looked_at_from_anywhere(&home, &active);
     followers_hear_what_comes_wherever_they_sit(&home, &active);
     home.healed().unwrap();
 

@@ -232,6 +232,11 @@ impl Active {
         lock(&self.view).clone()
     }
 
+    /// Whether what it answers now counts.
+    pub fn serves(&self) -> bool {
+        !self.fenced.load(Ordering::Acquire) && self.right.holds()
+    }
+
     /// Reads; the local image holds everything that was answered.
     pub fn read(&self, into: &mut [u8], offset: u64) -> Result<(), Fault> {
         if self.fenced.load(Ordering::Acquire) {

@@ -1,6 +1,7 @@
 //! How the daemon speaks with a volume process: JSON lines over a Unix socket, one request and one
 //! reply per connection. The process outlives the daemon; the next one finds it by the socket.
 
+use super::snapshot::SnapshotView;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -11,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use thermidor_model::observe::{ReplicaReport, ReplicaState};
 use thermidor_model::state::Volume;
-use thermidor_model::{NodeId, VolumeName};
+use thermidor_model::{NodeId, SnapshotName, VolumeName};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -46,6 +47,16 @@ pub enum Request {
     Status,
     /// What it does, once it does something else than this; after [`AWAIT_MAX`] at the latest.
     Await(Status),
+    /// Take a snapshot of this replica: [`Reply::Snapshots`] of one.
+    TakeSnapshot(SnapshotName),
+    /// All snapshots of this replica.
+    Snapshots,
+    /// Mount one, read-only.
+    MountSnapshot(SnapshotName),
+    /// Unmount one.
+    UnmountSnapshot(SnapshotName),
+    /// Remove one for good; it must not be mounted.
+    RemoveSnapshot(SnapshotName),
     /// End; an attached device is taken away by force.
     Quit,
 }
@@ -74,6 +85,8 @@ pub enum Reply {
     },
     /// What it does.
     Status(Status),
+    /// These snapshots.
+    Snapshots(Vec<SnapshotView>),
     /// It was not done.
     Refused(Refused),
 }
@@ -132,6 +145,9 @@ pub struct Status {
     pub in_sync: BTreeSet<NodeId>,
     /// Why an attached device was last cut off.
     pub fenced: Option<String>,
+    /// The snapshots of this replica.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotView>,
 }
 
 /// A replica as the active sees it.
@@ -277,6 +293,40 @@ impl VolumeControl {
             Reply::Status(status) => Ok(status),
             other => Err(self.senseless(&other)),
         }
+    }
+
+    /// Takes a snapshot of this replica.
+    pub async fn take_snapshot(&self, name: SnapshotName) -> Result<SnapshotView, ControlError> {
+        match self.ask(&Request::TakeSnapshot(name), SLOW).await? {
+            Reply::Snapshots(mut one) if one.len() == 1 => Ok(one.remove(0)),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// All snapshots of this replica.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotView>, ControlError> {
+        match self.ask(&Request::Snapshots, QUICK).await? {
+            Reply::Snapshots(all) => Ok(all),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Mounts a snapshot read-only and answers where.
+    pub async fn mount_snapshot(&self, name: SnapshotName) -> Result<PathBuf, ControlError> {
+        match self.ask(&Request::MountSnapshot(name), SLOW).await? {
+            Reply::Attached { mount } => Ok(mount),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Unmounts a snapshot.
+    pub async fn unmount_snapshot(&self, name: SnapshotName) -> Result<(), ControlError> {
+        self.ask(&Request::UnmountSnapshot(name), SLOW).await.map(drop)
+    }
+
+    /// Removes a snapshot that is not mounted, for good.
+    pub async fn remove_snapshot(&self, name: SnapshotName) -> Result<(), ControlError> {
+        self.ask(&Request::RemoveSnapshot(name), SLOW).await.map(drop)
     }
 
     /// Ends it.

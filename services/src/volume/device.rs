@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use thermidor_model::SnapshotName;
 
 /// How long a loop device may take to let go, and an unmount to be no more busy.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
@@ -104,7 +105,26 @@ impl Places {
         Ok(())
     }
 
+    /// The places of one snapshot: a folder like the volume's own.
+    pub fn snapshot(&self, name: &SnapshotName) -> Self {
+        Self { dir: super::snapshot::folder(&self.dir).join(name.as_str()) }
+    }
+
     fn sweep(&self) -> Result<(), DeviceError> {
+        let snapshots = super::snapshot::folder(&self.dir);
+        match std::fs::read_dir(&snapshots) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            other => {
+                for entry in other.map_err(step("listing snapshots", &snapshots))? {
+                    let dir = entry.map_err(step("listing snapshots", &snapshots))?.path();
+                    Self { dir }.sweep_one()?;
+                }
+            }
+        }
+        self.sweep_one()
+    }
+
+    fn sweep_one(&self) -> Result<(), DeviceError> {
         let (fuse, mnt) = (self.fuse(), self.mount());
         // Abort first: whoever hangs in that mount is freed, and unmounting cannot hang.
         if let Some(left) = mounts::on(&fuse).map_err(step("reading mounts", &fuse))?
@@ -139,19 +159,32 @@ impl Places {
 
     /// Loop device over the exported file, a file system if there is none yet, and the mount.
     pub fn attach(&self, size_bytes: u64, format: bool) -> Result<PathBuf, DeviceError> {
-        let exported = self.exported();
-        let device = PathBuf::from(tool(
-            "losetup",
-            [OsStr::new("--find"), OsStr::new("--show"), OsStr::new("--direct-io=on"), exported.as_os_str()],
-        )?);
+        let device = self.make_loop()?;
         if format {
             make_file_system(&device, size_bytes)?;
         }
-        let mnt = self.mount();
-        let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
-        mount(&device, &mnt, "ext4", flags, MOUNT_DATA)
-            .map_err(|e| step("mounting", &mnt)(io::Error::from(e)))?;
+        self.mount_device(&device, MountFlags::empty())?;
         Ok(device)
+    }
+
+    /// The same, to be read only. The journal is replayed first, into the device.
+    pub fn attach_read_only(&self) -> Result<PathBuf, DeviceError> {
+        let device = self.make_loop()?;
+        self.mount_device(&device, MountFlags::RDONLY | MountFlags::NOEXEC)?;
+        Ok(device)
+    }
+
+    fn make_loop(&self) -> Result<PathBuf, DeviceError> {
+        let exported = self.exported();
+        let arguments =
+            [OsStr::new("--find"), OsStr::new("--show"), OsStr::new("--direct-io=on"), exported.as_os_str()];
+        tool("losetup", arguments).map(PathBuf::from)
+    }
+
+    fn mount_device(&self, device: &Path, more: MountFlags) -> Result<(), DeviceError> {
+        let mnt = self.mount();
+        let flags = more | MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
+        mount(device, &mnt, "ext4", flags, MOUNT_DATA).map_err(|e| step("mounting", &mnt)(io::Error::from(e)))
     }
 
     /// Unmounts and gives the loop device back, waiting until it is really gone. The export is still

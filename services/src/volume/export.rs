@@ -1,5 +1,5 @@
-//! The device as the kernel sees it: a file system of one file, served through FUSE.
-//! Each request is handed to [`Active`]; nothing is decided here.
+//! A device as the kernel sees it: a file system of one file, served through FUSE.
+//! Each request is handed to the [`Device`]; nothing is decided here.
 
 use super::active::{Active, Done, Fault};
 use fuser::{
@@ -43,8 +43,44 @@ impl From<Fault> for Errno {
     }
 }
 
-/// Serves the device below a mountpoint until it is unmounted.
-pub fn serve(active: Arc<Active>, point: &Path, volume: &str) -> io::Result<BackgroundSession> {
+/// What is served: the active's volume, or a snapshot.
+pub trait Device: Send + Sync + 'static {
+    /// Size, bytes.
+    fn size_bytes(&self) -> u64;
+    /// Reads.
+    fn read(&self, into: &mut [u8], offset: u64) -> Result<(), Fault>;
+    /// Writes.
+    fn write(&self, data: &[u8], offset: u64, done: Done);
+    /// Makes a range zero and gives its space back.
+    fn punch(&self, offset: u64, length: u64, done: Done);
+    /// Makes what was answered durable.
+    fn flush(&self, done: Done);
+}
+
+impl Device for Active {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    fn read(&self, into: &mut [u8], offset: u64) -> Result<(), Fault> {
+        self.read(into, offset)
+    }
+
+    fn write(&self, data: &[u8], offset: u64, done: Done) {
+        self.write(data, offset, done);
+    }
+
+    fn punch(&self, offset: u64, length: u64, done: Done) {
+        self.punch(offset, length, done);
+    }
+
+    fn flush(&self, done: Done) {
+        self.flush(done);
+    }
+}
+
+/// Serves a device below a mountpoint until it is unmounted.
+pub fn serve(device: Arc<dyn Device>, point: &Path, volume: &str) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
@@ -57,17 +93,17 @@ pub fn serve(active: Arc<Active>, point: &Path, volume: &str) -> io::Result<Back
         MountOption::NoSuid,
         MountOption::NoExec,
     ];
-    fuser::spawn_mount(Export { active }, point, &config)
+    fuser::spawn_mount(Export { device }, point, &config)
 }
 
 struct Export {
-    active: Arc<Active>,
+    device: Arc<dyn Device>,
 }
 
 impl Export {
     fn attributes(&self, inode: INodeNo) -> FileAttr {
         let root = inode == INodeNo::ROOT;
-        let size = if root { 0 } else { self.active.size_bytes() };
+        let size = if root { 0 } else { self.device.size_bytes() };
         FileAttr {
             ino: inode,
             size,
@@ -173,9 +209,9 @@ impl Filesystem for Export {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let end = self.active.size_bytes().min(offset.saturating_add(u64::from(size)));
+        let end = self.device.size_bytes().min(offset.saturating_add(u64::from(size)));
         let length = (end.saturating_sub(offset) as usize).min(REQUEST_MAX_BYTES);
-        BUFFER.with_borrow_mut(|buffer| match self.active.read(&mut buffer[..length], offset) {
+        BUFFER.with_borrow_mut(|buffer| match self.device.read(&mut buffer[..length], offset) {
             Ok(()) => reply.data(&buffer[..length]),
             Err(fault) => reply.error(fault.into()),
         });
@@ -198,7 +234,7 @@ impl Filesystem for Export {
             Ok(()) => reply.written(length),
             Err(fault) => reply.error(fault.into()),
         };
-        self.active.write(data, offset, Box::new(done));
+        self.device.write(data, offset, Box::new(done));
     }
 
     fn fallocate(
@@ -214,11 +250,11 @@ impl Filesystem for Export {
         if mode != PUNCH_HOLE && mode & ZERO_RANGE == 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        self.active.punch(offset, length, answer(reply));
+        self.device.punch(offset, length, answer(reply));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.active.flush(answer(reply));
+        self.device.flush(answer(reply));
     }
 }
 

@@ -54,6 +54,62 @@ pub struct View {
     pub torn: bool,
     /// Set once the disk failed.
     pub failed: Option<String>,
+    /// The stream it follows, once that has begun.
+    pub stream: Option<Stream>,
+    /// Frames received, of all streams.
+    pub frames: u64,
+    /// How often all this was shown: a look after the next one shows everything stored before this one.
+    pub shows: u64,
+}
+
+/// Where a replica is in the stream of its active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// The session.
+    pub session: u64,
+    /// The active's epoch.
+    pub epoch: u64,
+    /// Raised with each beginning, for a session may begin anew.
+    begins: u64,
+    /// Nothing is missing before what was received last: a flush since the beginning is durable here.
+    pub whole: bool,
+    /// The last operation received.
+    pub received: u64,
+    /// Everything up to here is durable.
+    pub durable: u64,
+    /// The first flush since the beginning.
+    first_flush: Option<u64>,
+}
+
+impl Stream {
+    /// Whether it is the same, without a new beginning.
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.session, self.epoch, self.begins) == (other.session, other.epoch, other.begins)
+    }
+
+    /// The stream after a frame of it.
+    fn after(mut self, frame: &Frame) -> Self {
+        match frame {
+            Frame::Begin { .. } => {
+                self.begins += 1;
+                (self.whole, self.first_flush) = (false, None);
+            }
+            Frame::Op { seq, .. } | Frame::Copy { seq, .. } => self.received = self.received.max(*seq),
+            // An active sends none before it has sent all that this replica lacked.
+            Frame::Flush { seq, .. } => {
+                self.first_flush.get_or_insert(*seq);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The stream when so much of that epoch is durable.
+    fn at(mut self, epoch: u64, durable: u64) -> Self {
+        self.durable = if epoch == self.epoch { durable } else { 0 };
+        self.whole = self.first_flush.is_some_and(|flush| self.durable >= flush);
+        self
+    }
 }
 
 /// The running role.
@@ -81,6 +137,7 @@ impl Following {
             payloads: HashMap::new(),
             handles: 0,
             view: view.clone(),
+            stream: None,
         };
         let thread =
             std::thread::Builder::new().name("volume-follow".into()).spawn(move || owner.run(&arrivals))?;
@@ -114,6 +171,7 @@ struct Owner {
     payloads: HashMap<u64, (u64, Bytes)>,
     handles: u64,
     view: Arc<Mutex<View>>,
+    stream: Option<Stream>,
 }
 
 impl Owner {
@@ -149,6 +207,7 @@ impl Owner {
                 self.sessions.insert(session, writer);
             }
             Arrived::Frame { session, frame, payload } if self.sessions.contains_key(&session) => {
+                self.note(session, &frame);
                 self.handles += 1;
                 let handle = self.handles;
                 if !payload.is_empty() {
@@ -158,6 +217,7 @@ impl Owner {
             }
             Arrived::Event(FollowerEvent::Closed { session }) => {
                 if self.sessions.remove(&session).is_some() {
+                    self.stream = self.stream.filter(|s| s.session != session);
                     self.handle(FollowerEvent::Closed { session });
                     self.payloads.retain(|_, (of, _)| *of != session);
                 }
@@ -230,12 +290,26 @@ impl Owner {
         }
     }
 
+    /// Follows the stream along, for whoever wants a moment of it. A session begins with its `Hello`.
+    fn note(&mut self, session: u64, frame: &Frame) {
+        if let Frame::Hello { epoch, .. } = frame {
+            let (epoch, begins, whole) = (*epoch, 0, false);
+            let (received, durable, first_flush) = (0, 0, None);
+            self.stream = Some(Stream { session, epoch, begins, whole, received, durable, first_flush });
+        } else {
+            self.stream = self.stream.map(|s| if s.session == session { s.after(frame) } else { s });
+        }
+    }
+
     fn show(&self) {
         let header = self.machine.header();
         let mut view = lock(&self.view);
         view.epoch = header.epoch;
         view.torn = header.torn;
         view.heard = self.machine.following();
+        view.stream = self.stream.filter(|_| view.heard).map(|s| s.at(header.epoch, header.durable_seq));
+        view.frames = self.handles;
+        view.shows += 1;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::header::{BadHeader, HEADER_VERSION, Header, SLOT_BYTES};
 use super::marks::Marks;
+use super::snapshot::{Origin, Snapshots};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{ReadWriteFlags, pwritev2};
 use std::collections::BTreeSet;
@@ -79,6 +80,7 @@ pub struct Image {
     file: File,
     header: Mutex<Header>,
     marks: Mutex<Marks>,
+    snapshots: Snapshots,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,7 +133,7 @@ impl Image {
             })
             .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
             .map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(vec![], extents_of(size))) })
+        Ok(Self::over(file, header, Marks::new(vec![], extents_of(size))))
     }
 
     /// Opens an image and proves that it is that replica.
@@ -169,7 +171,29 @@ impl Image {
         let extents = extents_of(known.size_bytes);
         let mut bits = vec![0; extents.div_ceil(8) as usize];
         file.read_exact_at(&mut bits, MARKS_OFFSET).map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(bits, extents)) })
+        Ok(Self::over(file, header, Marks::new(bits, extents)))
+    }
+
+    fn over(file: File, header: Header, marks: Marks) -> Self {
+        let (header, marks) = (Mutex::new(header), Mutex::new(marks));
+        Self { file, header, marks, snapshots: Snapshots::default() }
+    }
+
+    /// Its snapshots.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// What a snapshot in the volume's folder is taken of.
+    pub fn origin<'a>(&'a self, dir: &'a Path) -> Origin<'a> {
+        let known = self.header().image;
+        Origin {
+            dir,
+            image: &self.file,
+            replica: known.replica,
+            size_bytes: known.size_bytes,
+            epoch: known.epoch,
+        }
     }
 
     /// The header as last written.
@@ -244,11 +268,12 @@ impl Image {
 
     /// Carries out an operation. The extents must be marked.
     pub fn store(&self, op: &Op, payload: &[u8]) -> io::Result<()> {
-        match op.kind {
+        self.inside(op.offset, op.len)?;
+        self.snapshots.around(op, || match op.kind {
             OpKind::Write if payload.len() as u64 == op.len => self.write(payload, op.offset),
             OpKind::Write => Err(io::Error::new(io::ErrorKind::InvalidInput, "payload of a wrong length")),
             OpKind::Discard | OpKind::Zero => self.punch(op.offset, op.len),
-        }
+        })
     }
 
     /// The bytes of a whole extent; the device's last one may be shorter.

@@ -22,6 +22,7 @@ mod peers;
 pub mod process;
 pub mod removal;
 mod roles;
+pub mod snapshot;
 mod status;
 
 pub mod watchdog;

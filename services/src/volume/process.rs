@@ -130,7 +130,8 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&path, permissions).map_err(io(&path))?;
     let process = Arc::new(Process::new(options, places));
-    let looking = tokio::spawn(process.clone().look_after());
+    let looking =
+        [tokio::spawn(process.clone().look_after()), tokio::spawn(process.clone().look_after_snapshots())];
     let mut asked_to_end = signal(SignalKind::terminate()).map_err(io(&process.options.dir))?;
     loop {
         tokio::select! {
@@ -145,7 +146,7 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
             _ = asked_to_end.recv() => break,
         }
     }
-    looking.abort();
+    looking.into_iter().for_each(|task| task.abort());
     process.end().await;
     std::fs::remove_file(&path).map_err(io(&path))
 }
@@ -215,6 +216,13 @@ impl Process {
                 let _step = self.steps.lock().await;
                 self.detach(force).await.map(|()| Reply::Done)
             }
+            Request::TakeSnapshot(name) => self.take_snapshot(name).await.map(|s| Reply::Snapshots(vec![s])),
+            Request::Snapshots => Ok(Reply::Snapshots(self.snapshot_views())),
+            Request::MountSnapshot(name) => {
+                self.mount_snapshot(&name).await.map(|mount| Reply::Attached { mount })
+            }
+            Request::UnmountSnapshot(name) => self.unmount_snapshot(&name).await.map(|()| Reply::Done),
+            Request::RemoveSnapshot(name) => self.remove_snapshot(&name).await.map(|()| Reply::Done),
             Request::Quit => Ok(Reply::Done),
         }
     }
@@ -237,6 +245,7 @@ impl Process {
         let _step = self.steps.lock().await;
         self.end_role(None).await;
         self.listen_no_more();
+        drop(self.unmount_snapshots(|_| true).await);
         let places = self.places.clone();
         if let Err(e) = blocking(move || places.leave()).await {
             tracing::error!(error = %chain(&e), "something is left behind");

@@ -3,6 +3,7 @@
 
 use super::device::Places;
 use super::header::{Header, SLOT_BYTES};
+use super::snapshot;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ pub fn remove(dir: &Path, id: ReplicaId, whole: bool) -> Result<(), RemovalError
             _ => others = true,
         }
     }
+    snapshot::remove_of(dir, id).map_err(at(&snapshot::folder(dir)))?;
     if others {
         tracing::warn!(path = %dir.display(), "holds an image of another identity, which stays");
     }

@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::following::Following;
 use super::image::{Image, ImageError};
 use super::process::VolumeOptions;
+use super::snapshot::{self, MountedSnapshot};
 use crate::lease_page::LeasePage;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thermidor_model::replication::{CannotServe, Limits};
-use thermidor_model::{NodeId, ReplicaId, VolumeName};
+use thermidor_model::{NodeId, ReplicaId, SnapshotName, VolumeName};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -73,6 +74,10 @@ pub(super) struct Process {
     /// Cuts the attached device off, also while a step is under way.
     pub(super) cutter: Mutex<Option<Cutter>>,
     pub(super) quit: Notify,
+    /// The mounted snapshots; held by whoever carries out an order about any.
+    pub(super) snapshots: tokio::sync::Mutex<BTreeMap<SnapshotName, MountedSnapshot>>,
+    /// Where they are mounted; held for moments.
+    pub(super) mounted: Mutex<BTreeMap<SnapshotName, PathBuf>>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,6 +93,8 @@ impl Process {
             steps: tokio::sync::Mutex::new(()),
             cutter: Mutex::new(None),
             quit: Notify::new(),
+            snapshots: tokio::sync::Mutex::default(),
+            mounted: Mutex::default(),
         }
     }
 
@@ -179,6 +186,8 @@ impl Process {
     /// Ends whatever role there is, and forgets the image.
     pub(super) async fn rest(self: &Arc<Self>, words: String) {
         self.end_role(Some(&words)).await;
+        // They read the image as this process knows it; the next one knows nothing of them.
+        let _no_snapshot = self.unmount_snapshots(|_| true).await;
         let mut state = lock(&self.state);
         state.disk = None;
         state.role = Role::Idle(words);
@@ -372,17 +381,26 @@ fn open_image(
     size: u64,
     create: bool,
 ) -> Result<Image, ImageError> {
-    match Image::open(path, name, id) {
-        Err(ImageError::Missing(_)) if create => Image::create(path, name, id, size),
+    let io = |source| ImageError::Io { path: path.into(), source };
+    let dir = path.parent().unwrap_or(std::path::Path::new("/"));
+    let anew = || {
+        snapshot::void(dir, "the image it depended on is gone").map_err(io)?;
+        Image::create(path, name, id, size)
+    };
+    let image = match Image::open(path, name, id) {
+        Err(ImageError::Missing(_)) if create => anew(),
         Err(ImageError::Foreign { found, .. }) if create => {
             // Perhaps somebody's last copy: kept, under its own identity.
             let aside = path.with_extension(format!("{found}.aside"));
-            std::fs::rename(path, &aside).map_err(|source| ImageError::Io { path: path.into(), source })?;
+            std::fs::rename(path, &aside).map_err(io)?;
             tracing::warn!(path = %aside.display(), "an image of another identity was kept aside");
-            Image::create(path, name, id, size)
+            anew()
         }
         other => other,
-    }
+    }?;
+    // Before anything is written: from then on each needs what is overwritten.
+    image.snapshots().load(&image.origin(dir)).map_err(io)?;
+    Ok(image)
 }
 
 /// An error and what it came from, in one line.

@@ -21,6 +21,7 @@ impl Process {
             set_version: state.configured.as_ref().map_or(0, |c| c.record.set_version),
             in_sync: state.configured.as_ref().map_or_else(Default::default, |c| c.record.in_sync.clone()),
             fenced: state.fenced.clone(),
+            snapshots: vec![],
         };
         match &state.role {
             Role::Unconfigured => {}
@@ -50,6 +51,8 @@ impl Process {
                 }
             }
         }
+        drop(state);
+        status.snapshots = self.snapshot_views();
         status
     }
 }

@@ -255,6 +255,22 @@ impl Home {
 
     /// The same, where these radiators have a disk of so many MiB only.
     pub fn on_disks(subnet: u8, replicas: u64, size_bytes: u64, small: &[(NodeId, u64)]) -> Self {
+        Self::over(subnet, replicas, size_bytes, |node, _, disk| {
+            let Some((_, mib)) = small.iter().find(|(n, _)| *n == node) else { return false };
+            let size = format!("size={mib}m");
+            let done = Process::new("mount").args(["-t", "tmpfs", "-o", &size, "thv"]).arg(disk).status();
+            assert!(done.unwrap().success());
+            true
+        })
+    }
+
+    /// `mount` mounts a radiator's disk, or says no; it is given the test's folder too.
+    pub fn over(
+        subnet: u8,
+        replicas: u64,
+        size_bytes: u64,
+        mount: impl Fn(NodeId, &Path, &Path) -> bool,
+    ) -> Self {
         let root = tempfile::Builder::new().prefix("thv").tempdir().unwrap();
         let nodes: Vec<NodeId> = (1..=replicas).collect();
         issue(root.path(), &nodes);
@@ -303,12 +319,11 @@ impl Home {
         };
         runtime.spawn(raft.clone().serve(listener));
         let mut home = Self { root, raft, radiators, runtime, replica_timeout_ms: 500, disks: vec![] };
-        for (node, mib) in small {
+        for node in home.nodes() {
             let disk = home.root.path().join(node.to_string()).join("volumes");
-            let size = format!("size={mib}m");
-            let done = Process::new("mount").args(["-t", "tmpfs", "-o", &size, "thv"]).arg(&disk).status();
-            assert!(done.unwrap().success());
-            home.disks.push(disk);
+            if mount(node, home.root.path(), &disk) {
+                home.disks.push(disk);
+            }
         }
         for node in home.nodes() {
             home.start(node);
@@ -499,6 +514,8 @@ impl Home {
             self.configure_all();
             self.record().in_sync == wanted
         });
+        // Told of it too.
+        self.configure_all();
     }
 
     /// The device's bytes in a radiator's image.

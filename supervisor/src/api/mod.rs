@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::packed::Packed;
 use thermidor_model::spec::HomeSpec;
-use thermidor_model::{RadiatorName, ServiceName, VolumeName};
+use thermidor_model::{RadiatorName, ServiceName, SnapshotName, VolumeName};
 
 /// Longest line either side takes, bytes: a declaration with its build contexts fits.
 pub const LINE_MAX: usize = 32 << 20;
@@ -121,6 +121,15 @@ pub enum Request {
         /// Which.
         volume: VolumeName,
     },
+    /// Something about the snapshots of a volume: [`view::SnapshotList`].
+    Snapshot {
+        /// Which volume.
+        volume: VolumeName,
+        /// On which radiator; `None`: where it fits.
+        on: Option<RadiatorName>,
+        /// What.
+        order: SnapshotOrder,
+    },
     /// What a service says: lines.
     Logs {
         /// Which.
@@ -139,6 +148,34 @@ pub enum Request {
     Put {
         /// The value.
         value: String,
+    },
+}
+
+/// What is wanted of a volume's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotOrder {
+    /// Tell them.
+    List,
+    /// Take one.
+    Take {
+        /// Its name.
+        name: SnapshotName,
+    },
+    /// Mount one, read-only.
+    Mount {
+        /// Which.
+        name: SnapshotName,
+    },
+    /// Unmount one.
+    Unmount {
+        /// Which.
+        name: SnapshotName,
+    },
+    /// Remove one for good.
+    Remove {
+        /// Which.
+        name: SnapshotName,
     },
 }
 

@@ -9,6 +9,7 @@ use thermidor_model::placement::Reason;
 use thermidor_model::spec::{Heats, RadiatorSpec, VolumeDriver};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
+use thermidor_services::volume::snapshot::SnapshotView;
 
 /// Version of every view.
 pub const VERSION: u32 = 1;
@@ -154,6 +155,56 @@ pub struct ReplicaLine {
     pub behind_bytes: u64,
     /// Bytes on disk.
     pub used_bytes: u64,
+}
+
+/// One snapshot of a volume's replica.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotLine {
+    /// On whose disk.
+    pub radiator: String,
+    /// Its name.
+    pub name: String,
+    /// When it was taken, Unix ms.
+    pub taken_ms: UnixMs,
+    /// `reflink` or `copy-on-write`.
+    pub way: String,
+    /// The volume's epoch then.
+    pub epoch: u64,
+    /// Bytes it keeps beside the image; 0 where blocks are shared.
+    pub kept_bytes: u64,
+    /// Where it is mounted, on that radiator.
+    pub mounted: Option<std::path::PathBuf>,
+    /// Why it was given up.
+    pub lost: Option<String>,
+}
+
+impl SnapshotLine {
+    /// As a radiator told it.
+    pub fn of(radiator: &str, view: SnapshotView) -> Self {
+        Self {
+            radiator: radiator.into(),
+            name: view.name.to_string(),
+            taken_ms: view.taken_ms,
+            way: view.way.to_string(),
+            epoch: view.epoch,
+            kept_bytes: view.kept_bytes,
+            mounted: view.mounted,
+            lost: view.lost,
+        }
+    }
+}
+
+/// Snapshots of a volume, or the one that something was done with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SnapshotList {
+    /// By age.
+    pub items: Vec<SnapshotLine>,
+    /// Radiators that did not tell theirs, and why.
+    pub silent: Vec<String>,
+    /// On which radiator something was done.
+    pub radiator: Option<String>,
+    /// Where it is mounted there.
+    pub mount: Option<std::path::PathBuf>,
 }
 
 /// Why a service is where it is.

@@ -8,6 +8,7 @@ mod home;
 mod mail;
 mod processes;
 mod show;
+mod snapshots;
 mod top;
 
 use crate::api::Refused;
@@ -16,7 +17,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use thermidor_model::name::HomeName;
-use thermidor_model::{RadiatorName, ServiceName, VolumeName};
+use thermidor_model::{RadiatorName, ServiceName, SnapshotName, VolumeName};
 
 /// Computers that heat the house and run its services.
 #[derive(Debug, Parser)]
@@ -237,6 +238,30 @@ enum VolumeVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Take a snapshot: what a replica holds at one moment, to be looked at or backed up.
+    Snapshot {
+        /// Of which volume.
+        volume: VolumeName,
+        /// Its name; else one is made of the moment.
+        #[arg(long)]
+        name: Option<SnapshotName>,
+        /// Of which radiator's replica; else this one's, where that is in sync, or the active's.
+        #[arg(long)]
+        on: Option<RadiatorName>,
+    },
+    /// The snapshots of a volume, on every radiator.
+    Snapshots {
+        /// Of which volume.
+        volume: VolumeName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Mount a snapshot read-only, and print where.
+    MountSnapshot(SnapshotArgs),
+    /// Unmount a snapshot.
+    UnmountSnapshot(SnapshotArgs),
+    /// Remove a snapshot that is not mounted.
+    RmSnapshot(SnapshotArgs),
     /// Take an older replica as the truth, when the newer ones are gone for good.
     Promote {
         /// Which volume.
@@ -255,6 +280,18 @@ enum VolumeVerb {
         #[arg(long, short)]
         yes: bool,
     },
+}
+
+/// Which snapshot.
+#[derive(Debug, Args)]
+struct SnapshotArgs {
+    /// Of which volume.
+    volume: VolumeName,
+    /// Its name.
+    name: SnapshotName,
+    /// On which radiator, where several have one of that name.
+    #[arg(long)]
+    on: Option<RadiatorName>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -354,6 +391,17 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
     match verb {
         VolumeVerb::Ls(output) => show::volumes(paths, None, output.format),
         VolumeVerb::Show { name, output } => show::volumes(paths, Some(name.as_str()), output.format),
+        VolumeVerb::Snapshot { volume, name, on } => snapshots::take(paths, &volume, name, on),
+        VolumeVerb::Snapshots { volume, output } => snapshots::list(paths, &volume, output.format),
+        VolumeVerb::MountSnapshot(SnapshotArgs { volume, name, on }) => {
+            snapshots::mount(paths, &volume, name, on)
+        }
+        VolumeVerb::UnmountSnapshot(SnapshotArgs { volume, name, on }) => {
+            snapshots::unmount(paths, &volume, name, on)
+        }
+        VolumeVerb::RmSnapshot(SnapshotArgs { volume, name, on }) => {
+            snapshots::remove(paths, &volume, name, on)
+        }
         VolumeVerb::Promote { name, radiator, accept_loss } => {
             home::promote(paths, name, radiator, accept_loss)
         }

@@ -38,7 +38,7 @@ pub fn print<T: Serialize>(value: &T, format: Format) -> Result<(), Refused> {
 }
 
 /// A list with its version.
-fn print_list<T: Serialize>(items: Vec<T>, format: Format) -> Result<(), Refused> {
+pub fn print_list<T: Serialize>(items: Vec<T>, format: Format) -> Result<(), Refused> {
     print(&Listed { version: VERSION, items }, format)
 }
 

@@ -17,6 +17,7 @@ mod removals;
 mod report;
 mod routes;
 mod serve;
+mod snapshots;
 mod space;
 mod stolen;
 mod volumes;
@@ -203,6 +204,12 @@ fn handlers(
         .boxed()
     };
     handlers.insert("view", Arc::new(view));
+    let known = here.clone();
+    let snapshot = move |_, body: Bytes| {
+        let context = known.get().cloned();
+        async move { snapshots::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("snapshot", Arc::new(snapshot));
     let logs = move |_, body: Bytes| {
         let context = here.get().cloned();
         async move { log_lines::answer(context.ok_or_else(early)?, body).await }.boxed()

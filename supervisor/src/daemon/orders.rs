@@ -43,6 +43,9 @@ impl Context {
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
+            Request::Snapshot { volume, on, order } => {
+                self.snapshot(&state, &volume, on.as_ref(), order).await
+            }
             Request::Logs { .. } | Request::Events { .. } => {
                 Err(Refused::because("logs and events are followed, not answered"))
             }

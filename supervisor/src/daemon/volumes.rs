@@ -412,6 +412,7 @@ mod tests {
             replicas: BTreeMap::new(),
             set_version: 1,
             fenced: None,
+            snapshots: vec![],
             in_sync: BTreeSet::new(),
         };
         assert_eq!(device_of(&status), Device::Attached(4));
