@@ -85,6 +85,10 @@ impl Context {
                 "there is no volume {volume}: `thermidor volume ls` lists them"
             )));
         };
+        if record.driver.is_folder() {
+            let why = format!("{volume} is {}: only replicated volumes have snapshots", record.driver);
+            return Err(Refused::because(why));
+        }
         let on = on.map(|name| holder(state, volume, record, name)).transpose()?;
         let node = match (&order, on) {
             (SnapshotOrder::List, _) => {
