@@ -1,4 +1,5 @@
-//! `driver: shared`, on a real GlusterFS: the home only fences, starts and stops.
+//! Volumes that are folders: `driver: shared`, on a real GlusterFS, where the home only fences, starts and stops; and
+//! `replication: none`.
 
 #![forbid(unsafe_code)]
 
@@ -49,6 +50,43 @@ fn runs_on(home: &RecordHome, not: &[&str]) -> Result<String> {
     let good = |s: &Status| s.runs_on("notes").is_some_and(|r| !not.contains(&r));
     let status = home.home.wait(60, "notes to run", good)?;
     Ok(status.runs_on("notes").context("it runs")?.to_owned())
+}
+
+fn runs_again(home: &RecordHome, service: &str, epoch: u64) -> Result<()> {
+    let again =
+        |s: &Status| s.runs_on(service).is_some() && s.service(service).is_some_and(|s| s.epoch > epoch);
+    home.home.wait(60, &format!("{service} to run again"), again)?;
+    Ok(())
+}
+
+#[test]
+fn a_folder_on_one_radiator_has_its_data_after_a_plug_was_pulled_and_is_nowhere_else() {
+    let mut home = RecordHome::form("plain").unwrap();
+    let service = SERVICE.replace("notes:", "plain:").replace("7001", "7002");
+    let place = "    place: { only: [ ballon ] }\n";
+    home.declare_with(&format!("  plain:\n{service}{place}"), "  plain: { replication: none }\n").unwrap();
+    let status = home.home.wait(60, "plain to run", |s| s.runs_on("plain") == Some("ballon")).unwrap();
+    let epoch = status.service("plain").unwrap().epoch;
+    let volume = status.volumes.iter().find(|v| v.name == "plain").unwrap();
+    assert_eq!(volume.replicas.len(), 1, "{volume:?}");
+    let ballon = home.radiator("ballon").unwrap();
+    let served =
+        |words: &[String]| words.iter().any(|w| w == "volume-process") && words.iter().any(|w| w == "plain");
+    assert!(ballon.pids_where(served).is_empty(), "no process, no device");
+
+    home.sit_away_from(&["ballon"]).unwrap();
+    let to = format!("{}:7002", home.home.lab.floating());
+    let writer = home.writer(&to, "line").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    home.radiator("ballon").unwrap().power_off().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let status = home.home.status().unwrap().unwrap();
+    assert_eq!(status.runs_on("plain"), None, "nobody else has its data");
+    home.radiator("ballon").unwrap().power_on().unwrap();
+    runs_again(&home, "plain", epoch).unwrap();
+    let delivered: Delivered = writer.stop().unwrap();
+    assert!(delivered.acknowledged.len() > 50, "{delivered:?}");
+    audited(&home, &to, &delivered).unwrap();
 }
 
 #[test]

@@ -180,11 +180,21 @@ impl Folder {
         if self.shared.is_some() && !below_a_mount(&path)? {
             return Err(FolderError::NotMounted { path });
         }
-        // Both, for a marker may be cached where nothing else can be had.
-        let script = r#"[ -e "$1" ] || exit 3; cat -- "$1" && [ -d "$2" ] && ls -- "$2" >/dev/null"#;
-        let said = match self.shell.run("looking at the folder", script, &[&marker, &path]).await {
-            Err(child::Ended::With(3, _)) => return Err(FolderError::Unmarked { marker }),
-            told => told.map_err(FolderError::from)?,
+        let said = if self.shared.is_some() {
+            // Both, for a marker may be cached where nothing else can be had.
+            let script = r#"[ -e "$1" ] || exit 3; cat -- "$1" && [ -d "$2" ] && ls -- "$2" >/dev/null"#;
+            match self.shell.run("looking at the folder", script, &[&marker, &path]).await {
+                Err(child::Ended::With(3, _)) => return Err(FolderError::Unmarked { marker }),
+                told => told?,
+            }
+        } else {
+            let there = std::fs::read_dir(&path).and_then(|_| std::fs::read(&marker));
+            match there {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(FolderError::Unmarked { marker });
+                }
+                told => told.map_err(|source| FolderError::Record { path: path.clone(), source })?,
+            }
         };
         let found: Marker = serde_json::from_slice(&said)
             .map_err(|e| FolderError::Record { path: marker, source: e.into() })?;

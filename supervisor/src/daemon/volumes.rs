@@ -30,7 +30,7 @@ const START_MAX: Duration = Duration::from_secs(3);
 const SILENT_MAX: Duration = Duration::from_secs(10);
 
 /// How often a folder is looked at.
-const FOLDER_EVERY: Duration = Duration::from_secs(2);
+const FOLDER_EVERY: Duration = Duration::from_secs(4);
 
 /// How long a folder that is served may not be usable before it counts as broken.
 const FOLDER_BROKEN: Duration = Duration::from_secs(20);
