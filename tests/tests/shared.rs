@@ -103,7 +103,7 @@ fn what_was_fsynced_on_a_shared_file_system_is_there_after_a_plug_was_pulled() {
     let first = runs_on(&home, &[]).unwrap();
     wait_for_word(&home, &first, "active").unwrap();
     // Where it is not mounted nothing is made, and the service does not go there.
-    wait_for_word(&home, "ballon", "no file system is mounted").unwrap();
+    wait_for_word(&home, "ballon", "mount the shared file system here").unwrap();
     assert_ne!(first, "ballon");
 
     home.sit_away_from(&[&first]).unwrap();
@@ -122,7 +122,7 @@ fn what_was_fsynced_on_a_shared_file_system_is_there_after_a_plug_was_pulled() {
 
     // The one that returns has lost its mount, and says so until somebody mounts it again.
     home.radiator(&first).unwrap().power_on().unwrap();
-    wait_for_word(&home, &first, "no file system is mounted").unwrap();
+    wait_for_word(&home, &first, "mount the shared file system here").unwrap();
     mount(&home, &first).unwrap();
     wait_for_word(&home, &first, "following").unwrap();
     home.home.type_here(&["move", "notes", &first]).unwrap();

@@ -18,14 +18,22 @@ use thermidor_model::spec::VolumeDriver;
 /// Version of the two records.
 const RECORD_VERSION: u32 = 1;
 
+/// File systems that are on one machine's disks or in its memory.
+const OWN: [&str; 17] = [
+    "bcachefs", "btrfs", "devtmpfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "overlay",
+    "ramfs", "reiserfs", "tmpfs", "vfat", "xfs", "zfs",
+];
+
 /// Why something was not done with a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// Nothing but the root's own file system is mounted there.
-    #[error("no file system is mounted at {path} or above: mount it on this radiator")]
-    NotMounted {
+    /// A disk of this radiator's own.
+    #[error("{path} lies on {kind}, which only this radiator has: mount the shared file system here")]
+    NotShared {
         /// The folder.
         path: PathBuf,
+        /// Kind of file system.
+        kind: String,
     },
     /// The record beside it is missing: an unmounted, or another, file system.
     #[error(
@@ -177,8 +185,10 @@ impl Folder {
     /// Whether the folder is there and this volume's.
     async fn known(&self) -> Result<(), FolderError> {
         let (path, marker) = (self.path(), self.marker());
-        if self.shared.is_some() && !below_a_mount(&path)? {
-            return Err(FolderError::NotMounted { path });
+        if self.shared.is_some()
+            && let Some(kind) = own_file_system(&path)?
+        {
+            return Err(FolderError::NotShared { path, kind });
         }
         let said = if self.shared.is_some() {
             // Both, for a marker may be cached where nothing else can be had.
@@ -267,13 +277,14 @@ impl Folder {
     }
 }
 
-/// Whether a path lies below some mountpoint other than the root. Asks no file system.
-fn below_a_mount(path: &Path) -> Result<bool, FolderError> {
+/// The kind of file system that a path lies on, if no other radiator can have it. Asks no file system.
+fn own_file_system(path: &Path) -> Result<Option<String>, FolderError> {
     let all = mounts::all().map_err(|source| FolderError::Record { path: path.into(), source })?;
-    let above = |m: &mounts::Mounted| {
-        m.point != Path::new("/") && path.parent().is_some_and(|p| p.starts_with(&m.point))
-    };
-    Ok(all.iter().any(above))
+    // The folder may be a mountpoint itself; of those stacked on one the last counts.
+    let above = all.into_iter().filter(|m| path.starts_with(&m.point));
+    let over = above.max_by_key(|m| m.point.components().count()).map(|m| m.kind);
+    let kind = over.unwrap_or_else(|| "nothing that is mounted".into());
+    Ok((kind.starts_with("nothing") || OWN.contains(&kind.as_str())).then_some(kind))
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ async fn a_shared_folder_without_its_file_system_is_refused_and_nothing_is_made(
         &driver,
     );
     let found = folder.look(true).await.unwrap();
-    assert!(found.usable.unwrap_err().to_string().contains("mount it on this radiator"));
+    assert!(found.usable.unwrap_err().to_string().contains("mount the shared file system here"));
     assert!(!Path::new(path).exists());
 }
 
