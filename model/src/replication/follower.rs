@@ -1,6 +1,6 @@
 //! The replica's side: refuses what is old or foreign, stores in order, makes durable, acknowledges.
 
-use super::frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
+use super::frame::{EXTENT_BYTES, Extents, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 use super::local::{Local, LocalEffect, LocalEvent, UNKNOWN};
 use super::{Limits, Rules};
 use std::collections::VecDeque;
@@ -88,6 +88,8 @@ struct Session {
     frames: u64,
     unacked: (u64, u64),
     flushes: VecDeque<(u64, u64)>,
+    /// The active's line and map, to be taken when the image has settled.
+    map: Option<(u64, Extents)>,
     /// A flush behind everything that is durable everywhere: once it is durable here too no mark is needed.
     sweep_at: u64,
     asked: VecDeque<(u64, Vec<u64>)>,
@@ -114,7 +116,7 @@ impl Follower {
     /// For tests that break a rule.
     pub fn with_rules(image: Image, limits: Limits, rules: Rules) -> Self {
         Self {
-            local: Local::new(image, UNKNOWN, limits.marked_max, rules.mark_first),
+            local: Local::new(image, UNKNOWN, &limits, &rules),
             rules,
             session: None,
             positioned: false,
@@ -241,8 +243,7 @@ impl Follower {
         self.local.drop_queued();
         if epoch != self.local.header.promised {
             self.local.header.promised = epoch;
-            (self.local.clean, self.local.durable) = (0, 0);
-            self.local.retouch(true, UNKNOWN);
+            self.local.begin_epoch();
             self.local.save_header();
         }
         self.positioned = false;
@@ -258,6 +259,7 @@ impl Follower {
             frames: 0,
             unacked: (0, 0),
             flushes: VecDeque::new(),
+            map: None,
             sweep_at: 0,
             asked: VecDeque::new(),
             last_handle: 0,
@@ -293,13 +295,15 @@ impl Follower {
                 let kind = if hole { OpKind::Zero } else { OpKind::Write };
                 self.store(handle, seq, Op { kind, offset: extent * EXTENT_BYTES, len });
             }
-            Frame::Flush { seq, all_durable } => {
+            Frame::Map { line, noted } => session.map = Some((line, noted)),
+            Frame::Flush { seq, all_durable, everywhere } => {
                 session.marking = true;
                 session.flushes.push_back((seq, session.begins));
                 if all_durable + 1 == seq {
                     session.sweep_at = seq;
                 }
                 self.local.clean = self.local.clean.max(all_durable);
+                self.local.everywhere = self.local.everywhere.max(everywhere);
                 self.local.sync(seq);
             }
             Frame::AskHashes { extents } => session.asked.push_back((session.last_handle, extents)),
@@ -355,8 +359,9 @@ impl Follower {
 
     /// Everything up to `seq` is durable: the image is as the active's was.
     fn settle(&mut self, seq: u64) {
-        let Some(session) = &self.session else { return };
+        let Some(session) = &mut self.session else { return };
         let epoch = session.epoch;
+        let map = session.map.take();
         let torn = self.local.header.torn;
         let swept = session.sweep_at == seq;
         self.local.retouch(torn, seq);
@@ -364,9 +369,15 @@ impl Follower {
         if swept {
             self.local.sweep();
         }
+        let taught = map.is_some();
+        if let Some((line, noted)) = map {
+            let noted = if self.rules.take_map { noted } else { Extents::default() };
+            self.local.adopt(line, &noted, seq);
+        }
         let header = &mut self.local.header;
-        if torn || header.epoch != epoch {
-            (header.epoch, header.durable_seq, header.torn) = (epoch, seq, false);
+        if torn || taught || header.epoch != epoch {
+            let known = if header.epoch == epoch { header.durable_seq } else { 0 };
+            (header.epoch, header.durable_seq, header.torn) = (epoch, seq.max(known), false);
             self.local.save_header();
         } else {
             header.durable_seq = header.durable_seq.max(seq);
@@ -391,8 +402,8 @@ impl Follower {
         let id = session.id;
         if !session.presented && idle {
             session.presented = true;
-            let marked = self.local.marks().collect();
-            self.send(id, Frame::Present { header: self.local.header.clone(), marked });
+            let (marked, noted) = (self.local.marks().collect(), self.local.map().collect());
+            self.send(id, Frame::Present { header: self.local.header.clone(), marked, noted });
         } else if session.asked.front().is_some_and(|(after, _)| self.local.stored_up_to(*after))
             && let Some((_, extents)) = session.asked.pop_front()
         {
@@ -410,6 +421,7 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Op { .. } => "Op",
         Frame::Copy { .. } => "Copy",
         Frame::Flush { .. } => "Flush",
+        Frame::Map { .. } => "Map",
         Frame::AskHashes { .. } => "AskHashes",
         Frame::Hashes { .. } => "Hashes",
         Frame::Ack { .. } => "Ack",

@@ -18,8 +18,8 @@ pub type Hashes = Vec<(u64, [u8; 32])>;
 pub enum Job {
     Store { id: u64, op: Op, tags: Vec<u64> },
     Sync { id: u64, header: Option<ImageHeader>, seen: Vec<usize> },
-    Mark { mark: Vec<u64>, unmark: Vec<u64> },
-    Save(ImageHeader),
+    Mark { mark: Vec<u64>, unmark: Vec<u64>, note: Vec<u64>, forget: Vec<u64> },
+    Save { header: ImageHeader, note: Vec<u64> },
     Hash { session: u64, extents: Vec<u64> },
     Compare { replica: NodeId, session: u64, hashes: Hashes },
 }
@@ -29,6 +29,7 @@ pub enum Job {
 pub struct Disk {
     pub header: ImageHeader,
     pub marked: BTreeSet<u64>,
+    pub noted: BTreeSet<u64>,
     stable: Vec<u64>,
     cached: Vec<Vec<u64>>,
     jobs: BTreeMap<u64, Job>,
@@ -41,6 +42,7 @@ impl Disk {
         Self {
             header,
             marked: BTreeSet::new(),
+            noted: BTreeSet::new(),
             stable: vec![0; count],
             cached: vec![vec![]; count],
             jobs: BTreeMap::new(),
@@ -49,7 +51,7 @@ impl Disk {
     }
 
     pub fn image(&self) -> Image {
-        Image { header: self.header.clone(), marked: self.marked.clone() }
+        Image { header: self.header.clone(), marked: self.marked.clone(), noted: self.noted.clone() }
     }
 
     pub fn read(&self, block: usize) -> u64 {
@@ -104,14 +106,30 @@ impl Disk {
                     self.header = header.clone();
                 }
             }
-            Job::Mark { mark, unmark } => {
+            Job::Mark { mark, unmark, note, forget } => {
                 self.marked.extend(mark);
                 self.marked.retain(|extent| !unmark.contains(extent));
+                self.noted.extend(note);
+                self.noted.retain(|extent| !forget.contains(extent));
             }
-            Job::Save(header) => self.header = header.clone(),
+            Job::Save { header, note } => {
+                self.noted.extend(note);
+                self.header = header.clone();
+            }
             Job::Hash { .. } | Job::Compare { .. } => {}
         }
         Some(job)
+    }
+
+    /// The map is gone, as after an upgrade from a program that kept none.
+    pub fn lose_map(&mut self) {
+        self.header.line = 0;
+        self.noted.clear();
+    }
+
+    /// Whether the map of this or that image says that they may differ in an extent.
+    pub fn either_notes(&self, other: &Disk, extent: u64) -> bool {
+        [self, other].iter().any(|disk| disk.noted.contains(&extent) || disk.marked.contains(&extent))
     }
 
     /// The process is gone; with `power` the page cache too.
@@ -125,12 +143,23 @@ impl Disk {
                         }
                     }
                 }
-                Job::Sync { header: Some(header), .. } | Job::Save(header) if dice.permille(500) => {
+                Job::Sync { header: Some(header), .. } if dice.permille(500) => {
                     self.header = header;
                 }
-                Job::Mark { mark, unmark } => {
+                Job::Save { header, note } => {
+                    let most = note.len();
+                    let first: Vec<u64> = note.into_iter().filter(|_| dice.permille(500)).collect();
+                    // what is noted comes before the header
+                    if first.len() == most && dice.permille(500) {
+                        self.header = header;
+                    }
+                    self.noted.extend(first);
+                }
+                Job::Mark { mark, unmark, note, forget } => {
                     self.marked.extend(mark.into_iter().filter(|_| dice.permille(500)));
                     self.marked.retain(|extent| !unmark.contains(extent) || dice.permille(500));
+                    self.noted.extend(note.into_iter().filter(|_| dice.permille(500)));
+                    self.noted.retain(|extent| !forget.contains(extent) || dice.permille(500));
                 }
                 _ => {}
             }

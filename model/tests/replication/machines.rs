@@ -236,9 +236,9 @@ impl World {
                     other => return self.violate(format!("{id} has {other:?} for {number} {op:?}")),
                 }
             }
-            LocalEffect::Mark { mark, unmark } => Job::Mark { mark, unmark },
+            LocalEffect::Mark { mark, unmark, note, forget } => Job::Mark { mark, unmark, note, forget },
             LocalEffect::Sync { id, header } => Job::Sync { id, header, seen: vec![] },
-            LocalEffect::SaveHeader(header) => Job::Save(header),
+            LocalEffect::SaveHeader { header, note } => Job::Save { header, note },
         };
         self.job(id, job);
     }
@@ -274,7 +274,7 @@ impl World {
             }
             Some(Job::Sync { id, .. }) => LocalEvent::Synced { id },
             Some(Job::Mark { .. }) => LocalEvent::Marked,
-            Some(Job::Save(_)) => LocalEvent::HeaderSaved,
+            Some(Job::Save { .. }) => LocalEvent::HeaderSaved,
             Some(Job::Hash { session, extents }) => {
                 let hashes = extents.into_iter().map(|x| (x, disk.hash(x))).collect();
                 return self.tell_follower(id, FollowerEvent::Hashed { session, hashes });

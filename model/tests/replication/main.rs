@@ -9,6 +9,7 @@ mod disk;
 mod faults;
 mod homes;
 mod machines;
+mod map;
 mod network;
 mod raft;
 mod replica;

@@ -157,6 +157,8 @@ const CRASH_AND_EPOCH: Budget =
     Budget { crashes: 1, cuts: 0, epochs: 1, waits: 0, losses: 0, removals: 0, connects: 1 };
 const CUT_AND_DROP: Budget =
     Budget { crashes: 0, cuts: 1, epochs: 0, waits: 2, losses: 1, removals: 0, connects: 1 };
+const DROP_AND_EPOCH: Budget =
+    Budget { crashes: 0, cuts: 1, epochs: 1, waits: 2, losses: 0, removals: 0, connects: 1 };
 const CRASH: Budget =
     Budget { crashes: 1, cuts: 1, epochs: 0, waits: 0, losses: 0, removals: 0, connects: 1 };
 
@@ -188,6 +190,15 @@ fn a_replica_that_joins_while_the_answer_is_lost() {
     holds(
         "a replica joins, write, flush, a cut, a lost answer",
         Small::new(2, 1, &script, budget, Rules::default()),
+    );
+}
+
+#[test]
+fn two_replicas_one_of_which_returns_in_another_epoch() {
+    let script = [write(0), DeviceOp::Flush];
+    holds(
+        "two replicas, write, flush, a cut, a drop, an epoch",
+        pair(&script, DROP_AND_EPOCH, Rules::default()),
     );
 }
 
@@ -228,6 +239,12 @@ fn the_search_finds_the_tail_copy_skipped() {
 fn the_search_finds_an_extent_written_unmarked() {
     let rules = Rules { mark_first: false, ..Rules::default() };
     found("mark_first", pair(&[write(0), DeviceOp::Flush], CRASH_AND_EPOCH, rules));
+}
+
+#[test]
+fn the_search_finds_the_map_cleared_while_one_is_away() {
+    let rules = Rules { note_for_all: false, ..Rules::default() };
+    found("note_for_all", pair(&[write(0), DeviceOp::Flush], DROP_AND_EPOCH, rules));
 }
 
 #[test]

@@ -124,6 +124,21 @@ fn without_counting_an_unknown_addition_it_is_noticed() {
 }
 
 #[test]
+fn without_asking_for_the_same_line_it_is_noticed() {
+    noticed(Rules { same_line: false, ..Rules::default() }, 2000);
+}
+
+#[test]
+fn without_what_was_written_under_another_active_it_is_noticed() {
+    noticed(Rules { take_map: false, ..Rules::default() }, 2000);
+}
+
+#[test]
+fn without_noting_for_the_missing_it_is_noticed() {
+    noticed(Rules { note_for_all: false, ..Rules::default() }, 2000);
+}
+
+#[test]
 fn without_marking_first_it_is_noticed() {
     noticed(Rules { mark_first: false, ..Rules::default() }, 1000);
 }

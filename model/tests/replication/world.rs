@@ -23,7 +23,9 @@ pub const LIMITS: Limits = Limits {
     ring_bytes: 10 * BLOCK,
     window_bytes: 8 * BLOCK,
     marked_max: 3,
+    noted_max: 4,
     copies_max: 2,
+    catch_up_percent: 50,
     hashes_max: 3,
 };
 

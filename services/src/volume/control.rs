@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::observe::{CatchUp, ReplicaReport, ReplicaState};
 use thermidor_model::state::Volume;
 use thermidor_model::{NodeId, VolumeName};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -143,6 +143,9 @@ pub struct ReplicaView {
     pub counted: bool,
     /// Bytes to be compared or copied.
     pub behind_bytes: u64,
+    /// How it is brought up to date in this session.
+    #[serde(default)]
+    pub catch_up: Option<CatchUp>,
 }
 
 impl Status {
@@ -156,6 +159,12 @@ impl Status {
         words(self) == words(other) && self.in_sync == other.in_sync && views(self) == views(other)
     }
 
+    /// Whom it brings up to date, and how far it is with that.
+    fn catch_ups(&self) -> BTreeMap<NodeId, CatchUp> {
+        let lacks = |(node, view): (&NodeId, &ReplicaView)| Some((*node, view.catch_up?));
+        self.replicas.iter().filter(|(_, view)| view.behind_bytes > 0).filter_map(lacks).collect()
+    }
+
     /// As the radiator reports it to the leader.
     pub fn report(&self) -> ReplicaReport {
         ReplicaReport {
@@ -163,6 +172,7 @@ impl Status {
             state: self.state.clone(),
             behind_bytes: if self.state == ReplicaState::Active { 0 } else { self.behind_bytes },
             used_bytes: self.used_bytes,
+            catch_ups: self.catch_ups(),
         }
     }
 }

@@ -135,10 +135,11 @@ impl Disk {
                     answer(finish(noted.and_then(|()| image.sync()), LocalEvent::Synced { id }));
                 });
             }
-            LocalEffect::Mark { mark, unmark } => self.queue(MARKS, move |image| {
-                answer(finish(image.mark(&mark, &unmark), LocalEvent::Marked));
+            LocalEffect::Mark { mark, unmark, note, forget } => self.queue(MARKS, move |image| {
+                let done = image.chart(&note, &forget).and_then(|()| image.mark(&mark, &unmark));
+                answer(finish(done, LocalEvent::Marked));
             }),
-            LocalEffect::SaveHeader(header) => {
+            LocalEffect::SaveHeader { header, note } => {
                 let writer = self.headers.writer();
                 self.queue(MARKS, move |image| {
                     let mut save = || {
@@ -149,7 +150,8 @@ impl Disk {
                             h.image = header.clone();
                         })
                     };
-                    answer(finish(writer(image, &mut save), LocalEvent::HeaderSaved));
+                    let done = image.chart(&note, &[]).and_then(|()| writer(image, &mut save));
+                    answer(finish(done, LocalEvent::HeaderSaved));
                 });
             }
         }
@@ -209,8 +211,8 @@ mod tests {
         let header = ImageHeader { promised: 4, ..ImageHeader::new(name, ReplicaId(1), 1 << 20) };
         for effect in [
             LocalEffect::Sync { id: 8, header: None },
-            LocalEffect::Mark { mark: vec![0], unmark: vec![] },
-            LocalEffect::SaveHeader(header),
+            LocalEffect::Mark { mark: vec![0], unmark: vec![], note: vec![0], forget: vec![] },
+            LocalEffect::SaveHeader { header, note: vec![] },
         ] {
             let told = told.clone();
             let later = disk.carry_out(effect, &Bytes::new(), move |event| told.send(event).unwrap());

@@ -17,8 +17,10 @@ use thermidor_model::{ReplicaId, VolumeName};
 /// Where the device's bytes begin in the file.
 pub const DATA_OFFSET: u64 = 1 << 20;
 const MARKS_OFFSET: u64 = 64 << 10;
-/// The largest device whose marks fit before the data, bytes (about 7.5 TiB).
-pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MARKS_OFFSET) * 8 * EXTENT_BYTES;
+/// The dirty-extent map, behind as many bytes for the marks as it has itself.
+const MAP_OFFSET: u64 = MARKS_OFFSET + (DATA_OFFSET - MARKS_OFFSET) / 2;
+/// The largest device whose marks and map fit before the data, bytes (3.75 TiB).
+pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MAP_OFFSET) * 8 * EXTENT_BYTES;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why an image cannot be used.
@@ -79,6 +81,7 @@ pub struct Image {
     file: File,
     header: Mutex<Header>,
     marks: Mutex<Marks>,
+    map: Mutex<Marks>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,7 +134,8 @@ impl Image {
             })
             .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
             .map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(vec![], extents_of(size))) })
+        let none = || Mutex::new(Marks::new(vec![], extents_of(size)));
+        Ok(Self { file, header: Mutex::new(header), marks: none(), map: none() })
     }
 
     /// Opens an image and proves that it is that replica.
@@ -166,10 +170,17 @@ impl Image {
         if known.failed {
             return Err(ImageError::Failed(header.words));
         }
+        if known.size_bytes > SIZE_MAX_BYTES {
+            return Err(ImageError::TooLarge(known.size_bytes));
+        }
         let extents = extents_of(known.size_bytes);
-        let mut bits = vec![0; extents.div_ceil(8) as usize];
-        file.read_exact_at(&mut bits, MARKS_OFFSET).map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(bits, extents)) })
+        let read = |offset| {
+            let mut bits = vec![0; extents.div_ceil(8) as usize];
+            file.read_exact_at(&mut bits, offset).map_err(io)?;
+            Ok(Mutex::new(Marks::new(bits, extents)))
+        };
+        let (marks, map) = (read(MARKS_OFFSET)?, read(MAP_OFFSET)?);
+        Ok(Self { file, header: Mutex::new(header), marks, map })
     }
 
     /// The header as last written.
@@ -225,11 +236,25 @@ impl Image {
 
     /// Marks extents, durably, and unmarks others, whenever the disk comes to it.
     pub fn mark(&self, mark: &[u64], unmark: &[u64]) -> io::Result<()> {
-        let mut marks = lock(&self.marks);
-        let Some(bytes) = marks.change(mark, unmark) else { return Ok(()) };
-        let at = MARKS_OFFSET + bytes.start as u64;
-        let flags = if mark.is_empty() { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
-        self.write_through(&marks.bytes()[bytes], at, flags)
+        self.change_bits(&self.marks, MARKS_OFFSET, mark, unmark)
+    }
+
+    /// Puts extents into the dirty-extent map, durably, and takes others out, whenever the disk comes to it.
+    pub fn chart(&self, note: &[u64], forget: &[u64]) -> io::Result<()> {
+        self.change_bits(&self.map, MAP_OFFSET, note, forget)
+    }
+
+    fn change_bits(&self, of: &Mutex<Marks>, offset: u64, set: &[u64], unset: &[u64]) -> io::Result<()> {
+        let mut bits = lock(of);
+        let Some(bytes) = bits.change(set, unset) else { return Ok(()) };
+        let at = offset + bytes.start as u64;
+        let flags = if set.is_empty() { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
+        self.write_through(&bits.bytes()[bytes], at, flags)
+    }
+
+    /// The extents of the dirty-extent map.
+    pub fn charted(&self) -> BTreeSet<u64> {
+        lock(&self.map).set()
     }
 
     /// The marked extents.
@@ -239,7 +264,7 @@ impl Image {
 
     /// What the replication protocol begins with.
     pub fn state(&self) -> replication::Image {
-        replication::Image { header: self.header().image, marked: self.marked() }
+        replication::Image { header: self.header().image, marked: self.marked(), noted: self.charted() }
     }
 
     /// Carries out an operation. The extents must be marked.
@@ -329,6 +354,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, image) = made(&dir);
         image.mark(&[0, 1], &[]).unwrap();
+        image.chart(&[1, 5, 7], &[]).unwrap();
+        image.chart(&[], &[5]).unwrap();
         image.store(&write(EXTENT_BYTES - 2, 4), b"data").unwrap();
         image.update(|h| h.image.promised = 5).unwrap();
         image.note(|h| h.image.durable_seq = 9).unwrap();
@@ -340,6 +367,7 @@ mod tests {
         let state = image.state();
         assert_eq!((state.header.promised, state.header.durable_seq), (5, 9));
         assert_eq!(state.marked, BTreeSet::from([0, 1]));
+        assert_eq!(state.noted, BTreeSet::from([1, 7]));
         image.mark(&[], &[0]).unwrap();
         assert_eq!(Image::open(&path, &name(), ReplicaId(1)).unwrap().marked(), BTreeSet::from([1]));
         assert!(image.store(&write(0, 5), b"data").is_err(), "payload and length differ");

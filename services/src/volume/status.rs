@@ -3,7 +3,7 @@
 use super::control::{ReplicaView, Status};
 use super::roles::{Process, Role, lock};
 use std::collections::BTreeMap;
-use thermidor_model::observe::ReplicaState;
+use thermidor_model::observe::{CatchUp, ReplicaState};
 use thermidor_model::replication::EXTENT_BYTES;
 
 impl Process {
@@ -46,7 +46,16 @@ impl Process {
                     let behind_bytes = progress.extents_left * EXTENT_BYTES;
                     status.behind_bytes = status.behind_bytes.max(behind_bytes);
                     let (connected, counted) = (progress.connected, progress.counted);
-                    status.replicas.insert(node, ReplicaView { connected, counted, behind_bytes });
+                    let catch_up = progress.grade.map(|grade| CatchUp {
+                        grade,
+                        extents_done: progress.extents_total.saturating_sub(progress.extents_left),
+                        extents_total: progress.extents_total,
+                        extents_copied: progress.extents_copied,
+                        bytes_per_s: progress.bytes_per_s,
+                        seconds_left: progress.seconds_left,
+                    });
+                    let view = ReplicaView { connected, counted, behind_bytes, catch_up };
+                    status.replicas.insert(node, view);
                 }
             }
         }

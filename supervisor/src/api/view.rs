@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
-use thermidor_model::observe::{Instance, ProbeReport, Readiness, ReplicaState, Report};
+use thermidor_model::observe::{CatchUp, Instance, ProbeReport, Readiness, ReplicaState, Report};
 use thermidor_model::placement::Reason;
 use thermidor_model::spec::{Heats, RadiatorSpec};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
@@ -154,6 +154,9 @@ pub struct ReplicaLine {
     pub behind_bytes: u64,
     /// Bytes on disk.
     pub used_bytes: u64,
+    /// How the active brings it up to date, while it does.
+    #[serde(default)]
+    pub catch_up: Option<CatchUp>,
 }
 
 /// Why a service is where it is.
@@ -335,8 +338,10 @@ fn service_line(
 }
 
 fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &Volume) -> VolumeLine {
+    let of = |node: &NodeId| leader.and_then(|l| l.reports.get(node)).and_then(|r| r.replicas.get(name));
+    let served = volume.active.as_ref().and_then(of);
     let replicas = volume.replicas.keys().map(|node| {
-        let report = leader.and_then(|l| l.reports.get(node)).and_then(|r| r.replicas.get(name));
+        let report = of(node);
         ReplicaLine {
             radiator: state.name_of(*node),
             in_sync: volume.in_sync.contains(node),
@@ -350,6 +355,7 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
             },
             behind_bytes: report.map_or(0, |r| r.behind_bytes),
             used_bytes: report.map_or(0, |r| r.used_bytes),
+            catch_up: served.and_then(|r| r.catch_ups.get(node)).copied(),
         }
     });
     let in_sync = volume.in_sync.len() as u32;

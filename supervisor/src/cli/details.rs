@@ -2,6 +2,8 @@
 
 use super::show::{bytes, celsius, local_time, probe_words, watts};
 use crate::api::view::{RadiatorLine, ServiceLine, VolumeLine};
+use thermidor_model::observe::CatchUp;
+use thermidor_model::replication::Grade;
 
 /// Lines of a name and a value, aligned.
 fn sheet(lines: &[(&str, String)]) -> String {
@@ -58,13 +60,32 @@ pub fn service(s: &ServiceLine) -> String {
     ])
 }
 
+/// How far a catch-up is, and how long it takes.
+fn catch_up_words(c: &CatchUp) -> String {
+    let by = match c.grade {
+        Grade::Ring => "the writes it missed",
+        Grade::Map => "the extents written meanwhile",
+        Grade::Compare => "all extents, compared",
+    };
+    let left = match c.seconds_left {
+        Some(seconds) => format!("{seconds} s left"),
+        None => "not known how long yet".into(),
+    };
+    let speed = bytes(c.bytes_per_s);
+    format!(
+        "{by}: {} of {} done, {} copied, {speed}/s, {left}",
+        c.extents_done, c.extents_total, c.extents_copied
+    )
+}
+
 /// One volume.
 pub fn volume(v: &VolumeLine) -> String {
     let replica = |r: &crate::api::view::ReplicaLine| {
         let sync = if r.in_sync { "in sync" } else { "NOT in sync" };
         let behind =
             if r.behind_bytes > 0 { format!(", {} behind", bytes(r.behind_bytes)) } else { String::new() };
-        format!("{}: {sync}, {}{behind}, {} on disk", r.radiator, r.state, bytes(r.used_bytes))
+        let catch_up = r.catch_up.as_ref().map(|c| format!(", {}", catch_up_words(c))).unwrap_or_default();
+        format!("{}: {sync}, {}{behind}{catch_up}, {} on disk", r.radiator, r.state, bytes(r.used_bytes))
     };
     let replicas: Vec<String> = v.replicas.iter().map(replica).collect();
     sheet(&[
@@ -83,6 +104,21 @@ pub fn volume(v: &VolumeLine) -> String {
 mod tests {
     use super::*;
     use crate::api::view::Home;
+
+    #[test]
+    fn a_catch_up_says_how_much_how_fast_and_how_long() {
+        let c = CatchUp {
+            grade: Grade::Map,
+            extents_done: 12,
+            extents_total: 40,
+            extents_copied: 11,
+            bytes_per_s: 4 << 20,
+            seconds_left: Some(7),
+        };
+        let words = catch_up_words(&c);
+        assert!(words.starts_with("the extents written meanwhile: 12 of 40 done, 11 copied, "), "{words}");
+        assert!(words.ends_with("/s, 7 s left"), "{words}");
+    }
 
     #[test]
     fn a_sheet_says_everything_in_aligned_lines() {

@@ -5,6 +5,7 @@ use super::super::local::{LocalEffect, LocalEvent};
 use crate::command::Command;
 use crate::name::NodeId;
 use crate::state::Volume;
+use serde::{Deserialize, Serialize};
 
 /// What the kernel asks of the device. Reads do not come here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -178,6 +179,17 @@ pub enum CannotServe {
     },
 }
 
+/// How a replica that returned is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Grade {
+    /// The operations it missed, from the ring of recent writes.
+    Ring,
+    /// The extents that it or the active may have been written meanwhile.
+    Map,
+    /// Every extent is compared.
+    Compare,
+}
+
 /// How far a replica is, for status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -185,8 +197,18 @@ pub struct Progress {
     pub connected: bool,
     /// Whether it counts for flushes.
     pub counted: bool,
+    /// How it is or was brought up to date in this session.
+    pub grade: Option<Grade>,
     /// Extents still to be compared or copied.
     pub extents_left: u64,
+    /// Extents that were to be compared or copied in this session.
+    pub extents_total: u64,
+    /// Extents copied in this session.
+    pub extents_copied: u64,
+    /// How fast what it lacks becomes less, bytes a second, since the session began; 0 once it lacks nothing.
+    pub bytes_per_s: u64,
+    /// Until it lacks nothing at that speed, s; `None`: nothing is done yet.
+    pub seconds_left: Option<u64>,
     /// Durable up to this number of the epoch.
     pub durable_seq: u64,
 }

@@ -115,9 +115,9 @@ impl Small {
                     None => return self.violate(format!("{id} has no payload for {number} {op:?}")),
                 }
             }
-            LocalEffect::Mark { mark, unmark } => Job::Mark { mark, unmark },
+            LocalEffect::Mark { mark, unmark, note, forget } => Job::Mark { mark, unmark, note, forget },
             LocalEffect::Sync { id, header } => Job::Sync { id, header, seen: vec![] },
-            LocalEffect::SaveHeader(header) => Job::Save(header),
+            LocalEffect::SaveHeader { header, note } => Job::Save { header, note },
         };
         node.tokens += 1;
         node.disk.begin(node.tokens, job);
@@ -131,7 +131,7 @@ impl Small {
             }
             Some(Job::Sync { id, .. }) => LocalEvent::Synced { id },
             Some(Job::Mark { .. }) => LocalEvent::Marked,
-            Some(Job::Save(_)) => LocalEvent::HeaderSaved,
+            Some(Job::Save { .. }) => LocalEvent::HeaderSaved,
             Some(Job::Hash { .. } | Job::Compare { .. }) | None => return,
         };
         match self.nodes[&id].machine {
