@@ -95,6 +95,9 @@ pub struct ReplicaReport {
     pub behind_bytes: u64,
     /// Bytes allocated on disk.
     pub used_bytes: u64,
+    /// On the active: how far the search for bit rot is, and what it found.
+    #[serde(default)]
+    pub examination: Option<crate::replication::scrub::Record>,
 }
 
 /// What a replica does.

@@ -1,5 +1,7 @@
 //! The replica's side: refuses what is old or foreign, stores in order, makes durable, acknowledges.
 
+mod examine;
+
 use super::frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 use super::local::{Local, LocalEffect, LocalEvent, UNKNOWN};
 use super::{Limits, Rules};
@@ -91,6 +93,10 @@ struct Session {
     /// A flush behind everything that is durable everywhere: once it is durable here too no mark is needed.
     sweep_at: u64,
     asked: VecDeque<(u64, Vec<u64>)>,
+    /// Looks under way: their number by handle.
+    examining: std::collections::BTreeMap<u64, u64>,
+    /// Extents to be sent, once everything before is stored.
+    fetches: VecDeque<(u64, u64)>,
     last_handle: u64,
 }
 
@@ -260,6 +266,8 @@ impl Follower {
             flushes: VecDeque::new(),
             sweep_at: 0,
             asked: VecDeque::new(),
+            examining: std::collections::BTreeMap::new(),
+            fetches: VecDeque::new(),
             last_handle: 0,
         });
     }
@@ -303,6 +311,10 @@ impl Follower {
                 self.local.sync(seq);
             }
             Frame::AskHashes { extents } => session.asked.push_back((session.last_handle, extents)),
+            Frame::Examine { seq, extent } => self.examine(handle, seq, extent),
+            Frame::Seal { extent, hash } => self.local.seal(extent, hash),
+            Frame::Fetch { extent } => self.fetch(extent),
+            Frame::Progress(record) => self.out.push(FollowerEffect::Local(LocalEffect::Note(record))),
             other => self.refuse(id, Refusal::Unexpected(kind(&other).into())),
         }
     }
@@ -321,6 +333,9 @@ impl Follower {
 
     fn answered(&mut self, event: &LocalEvent) {
         let synced = self.local.answered(event);
+        if let LocalEvent::Examined { id, found } = event {
+            return self.examined(*id, *found);
+        }
         let Some(session) = &mut self.session else { return };
         if let LocalEvent::Stored { id } = event {
             session.stored_early.insert(*id);
@@ -386,6 +401,7 @@ impl Follower {
         let mut out = Vec::new();
         self.local.pump(&mut out);
         self.out.extend(out.into_iter().map(FollowerEffect::Local));
+        self.send_fetched();
         let idle = self.local.is_idle();
         let Some(session) = &mut self.session else { return };
         let id = session.id;
@@ -415,5 +431,11 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Ack { .. } => "Ack",
         Frame::Ping => "Ping",
         Frame::Failed { .. } => "Failed",
+        Frame::Examine { .. } => "Examine",
+        Frame::Examined { .. } => "Examined",
+        Frame::Seal { .. } => "Seal",
+        Frame::Fetch { .. } => "Fetch",
+        Frame::Extent { .. } => "Extent",
+        Frame::Progress(_) => "Progress",
     }
 }

@@ -1,5 +1,6 @@
 //! What passes between active and replica, and what an image says of itself.
 
+use super::scrub::{Found, Record};
 use crate::name::{NodeId, ReplicaId, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -198,6 +199,43 @@ pub enum Frame {
         /// The error.
         error: String,
     },
+    /// Active to replica: look at this extent as it is after the frames before this one and before those after it.
+    Examine {
+        /// Its number in this epoch.
+        seq: u64,
+        /// Which extent.
+        extent: u64,
+    },
+    /// Replica to active, answers `Examine`.
+    Examined {
+        /// The number asked under.
+        seq: u64,
+        /// What it found.
+        found: Found,
+    },
+    /// Active to replica: every replica holds this extent alike, as it is after the frames before this one.
+    Seal {
+        /// Which extent.
+        extent: u64,
+        /// BLAKE3 of it.
+        hash: [u8; 32],
+    },
+    /// Active to replica: send this extent as it is after the frames before this one.
+    Fetch {
+        /// Which extent.
+        extent: u64,
+    },
+    /// Replica to active, answers `Fetch`.
+    Extent {
+        /// Which extent.
+        extent: u64,
+        /// Its bytes.
+        len: u64,
+        /// All zero; no bytes follow.
+        hole: bool,
+    },
+    /// Active to replica: how far the examination of the volume is.
+    Progress(Record),
 }
 
 impl Frame {
@@ -205,7 +243,7 @@ impl Frame {
     pub fn payload(&self) -> u64 {
         match self {
             Frame::Op { op, .. } => op.payload(),
-            Frame::Copy { len, hole: false, .. } => *len,
+            Frame::Copy { len, hole: false, .. } | Frame::Extent { len, hole: false, .. } => *len,
             _ => 0,
         }
     }

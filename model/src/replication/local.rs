@@ -1,7 +1,8 @@
 //! The local image as both machines use it: extents are marked before they are written, what
 //! overlaps is written in order, and a sync waits for the writes it covers.
 
-use super::frame::{Image, ImageHeader, Op};
+use super::frame::{EXTENT_BYTES, Image, ImageHeader, Op, OpKind};
+use super::scrub::{Found, Record};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the shell is to do with the local image.
@@ -14,7 +15,8 @@ pub enum LocalEffect {
         /// What to do.
         op: Op,
     },
-    /// Durably mark and unmark extents; answered by [`LocalEvent::Marked`].
+    /// Durably break the seals of the extents to be marked, then durably mark and unmark; answered by
+    /// [`LocalEvent::Marked`].
     Mark {
         /// To be marked, durable before the answer.
         mark: Vec<u64>,
@@ -28,8 +30,27 @@ pub enum LocalEffect {
         /// The header with the position of the sync before.
         header: Option<ImageHeader>,
     },
-    /// Write the header durably; answered by [`LocalEvent::HeaderSaved`].
+    /// Write the header durably; answered by [`LocalEvent::HeaderSaved`]. If it is torn, every seal is durably
+    /// broken before.
     SaveHeader(ImageHeader),
+    /// Look at an extent as it is on the disk, page cache aside; answered by [`LocalEvent::Examined`]. No `Store`
+    /// that touches it is outstanding until then. An error of the disk is an answer.
+    Examine {
+        /// Comes back in the answer.
+        id: u64,
+        /// Which extent.
+        extent: u64,
+    },
+    /// Keep the hash of an extent that all replicas hold alike, until its seal is broken. In order with `Mark` and
+    /// `SaveHeader`, durable at any time; nothing is answered.
+    Seal {
+        /// Which extent.
+        extent: u64,
+        /// BLAKE3 of it.
+        hash: [u8; 32],
+    },
+    /// Keep how far the examination is, durable at any time; nothing is answered.
+    Note(Record),
 }
 
 /// What the local image answered.
@@ -49,6 +70,13 @@ pub enum LocalEvent {
     },
     /// The `SaveHeader` is durable.
     HeaderSaved,
+    /// The `Examine` is done.
+    Examined {
+        /// Its id.
+        id: u64,
+        /// What was found.
+        found: Found,
+    },
     /// Any of them failed.
     Failed {
         /// The error.
@@ -64,6 +92,8 @@ struct Queued {
     id: u64,
     op: Op,
     mark: bool,
+    /// The extent's bytes are looked at, not changed.
+    examine: bool,
 }
 
 #[derive(Debug, Clone, Copy, Hash)]
@@ -88,6 +118,9 @@ pub(super) struct Local {
     marking: Option<BTreeMap<u64, u64>>,
     queue: VecDeque<Queued>,
     outstanding: BTreeMap<u64, Op>,
+    /// Extents that are looked at, by id.
+    examining: BTreeMap<u64, Op>,
+    seals: Vec<(u64, [u8; 32])>,
     syncs: VecDeque<Wanted>,
     syncing: Option<u64>,
     /// Marks of what is clean are to go.
@@ -110,6 +143,8 @@ impl Local {
             marking: None,
             queue: VecDeque::new(),
             outstanding: BTreeMap::new(),
+            examining: BTreeMap::new(),
+            seals: Vec::new(),
             syncs: VecDeque::new(),
             syncing: None,
             sweep: false,
@@ -134,7 +169,22 @@ impl Local {
                 }
             }
         }
-        self.queue.push_back(Queued { id, op, mark });
+        self.queue.push_back(Queued { id, op, mark, examine: false });
+    }
+
+    /// Queues a look at an extent: it comes after the changes before it, and before those after it.
+    pub fn examine(&mut self, id: u64, extent: u64) {
+        let op = Op { kind: OpKind::Zero, offset: extent * EXTENT_BYTES, len: EXTENT_BYTES };
+        self.queue.push_back(Queued { id, op, mark: false, examine: true });
+    }
+
+    /// Seals an extent, unless a change of it is under way or may not be durable everywhere.
+    pub fn seal(&mut self, extent: u64, hash: [u8; 32]) {
+        let marking = self.marking.as_ref().is_some_and(|m| m.contains_key(&extent));
+        let marked = marking || self.marked.contains_key(&extent) || self.to_mark.contains_key(&extent);
+        if !marked && !self.busy(extent) && !self.header.torn && !self.header.failed {
+            self.seals.push((extent, hash));
+        }
     }
 
     /// Wants everything queued so far durable, as position `seq`.
@@ -231,6 +281,9 @@ impl Local {
                 return Some(*id);
             }
             LocalEvent::HeaderSaved => self.saving = false,
+            LocalEvent::Examined { id, .. } => {
+                self.examining.remove(id);
+            }
             LocalEvent::Synced { .. } | LocalEvent::Failed { .. } => {}
         }
         None
@@ -243,6 +296,8 @@ impl Local {
         self.header.failed = true;
         self.drop_queued();
         self.outstanding.clear();
+        self.examining.clear();
+        self.seals.clear();
         self.syncing = None;
         self.marking = None;
         self.sweep = false;
@@ -253,6 +308,8 @@ impl Local {
 
     /// What can begin now.
     pub fn pump(&mut self, out: &mut Vec<LocalEffect>) {
+        // before any mark: whoever breaks a seal later breaks this one
+        out.extend(self.seals.drain(..).map(|(extent, hash)| LocalEffect::Seal { extent, hash }));
         if self.save && !self.saving {
             self.save = false;
             self.saving = true;
@@ -261,7 +318,12 @@ impl Local {
         }
         self.pump_marks(out);
         while self.header_saved() && self.head_is_free() {
-            let Some(Queued { id, op, .. }) = self.queue.pop_front() else { break };
+            let Some(Queued { id, op, examine, .. }) = self.queue.pop_front() else { break };
+            if examine {
+                self.examining.insert(id, op);
+                out.push(LocalEffect::Examine { id, extent: op.offset / EXTENT_BYTES });
+                continue;
+            }
             self.outstanding.insert(id, op);
             out.push(LocalEffect::Store { id, op });
         }
@@ -308,7 +370,8 @@ impl Local {
     fn head_is_free(&self) -> bool {
         self.queue.front().is_some_and(|q| {
             let marked = !q.mark || q.op.extents().all(|x| self.marked.contains_key(&x));
-            marked && !self.outstanding.values().any(|op| op.overlaps(&q.op))
+            let mut begun = self.outstanding.values().chain(self.examining.values().filter(|_| !q.examine));
+            marked && !begun.any(|op| op.overlaps(&q.op))
         })
     }
 

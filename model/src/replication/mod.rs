@@ -25,7 +25,10 @@
 //! 6. Every event carries the CLOCK_BOOTTIME milliseconds at which it was taken from the queue; a
 //!    `Tick` comes at least every 50 ms. Reads go to the local image, allowed while
 //!    [`Active::serving`] says so.
-//! 7. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
+//! 7. Who is to be examined for bit rot is told [`Event::Scrub`] once, after the start. A [`Frame::Extent`] carries
+//!    its bytes as a `Copy` does; the active's shell brings them as [`Event::Fetched`] and keeps them like a
+//!    request's payload.
+//! 8. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
 //!
 //! ```text
 //! Active::start(me: NodeId, volume: &VolumeName, config: &Volume, image: Image, lease_until_ms: u64,
@@ -44,8 +47,9 @@ mod active;
 mod follower;
 mod frame;
 mod local;
+pub mod scrub;
 
-pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Fetched, Progress};
 pub use follower::{Follower, FollowerEffect, FollowerEvent};
 pub use frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 pub use local::{LocalEffect, LocalEvent};
@@ -108,6 +112,10 @@ pub struct Rules {
     pub unknown_counts_as_in: bool,
     /// An extent is durably marked before the first write to it; off: never.
     pub mark_first: bool,
+    /// A replica looks at an extent at its place in the stream, not when it is asked.
+    pub look_in_order: bool,
+    /// No write to an extent is begun while it is repaired.
+    pub hold_repaired: bool,
 }
 
 impl Default for Rules {
@@ -121,6 +129,8 @@ impl Default for Rules {
             wait_for_all: true,
             unknown_counts_as_in: true,
             mark_first: true,
+            look_in_order: true,
+            hold_repaired: true,
         }
     }
 }

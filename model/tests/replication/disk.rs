@@ -3,6 +3,7 @@
 use crate::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 use thermidor_model::NodeId;
+use thermidor_model::replication::scrub::{Found, Record, Seal};
 use thermidor_model::replication::{EXTENT_BYTES, Image, ImageHeader, Op, OpKind};
 
 /// What the simulator writes at once; four make an extent.
@@ -22,6 +23,9 @@ pub enum Job {
     Save(ImageHeader),
     Hash { session: u64, extents: Vec<u64> },
     Compare { replica: NodeId, session: u64, hashes: Hashes },
+    Examine { id: u64, extent: u64 },
+    Seal { extent: u64, hash: [u8; 32] },
+    Read { extent: u64 },
 }
 
 /// One image. Each block holds the tag of the write that made it; 0 is empty.
@@ -32,6 +36,9 @@ pub struct Disk {
     stable: Vec<u64>,
     cached: Vec<Vec<u64>>,
     jobs: BTreeMap<u64, Job>,
+    seals: BTreeMap<u64, [u8; 32]>,
+    /// How far the search for bit rot was noted to be.
+    pub record: Record,
     pub bad: bool,
 }
 
@@ -44,6 +51,8 @@ impl Disk {
             stable: vec![0; count],
             cached: vec![vec![]; count],
             jobs: BTreeMap::new(),
+            seals: BTreeMap::new(),
+            record: Record::default(),
             bad: false,
         }
     }
@@ -105,13 +114,41 @@ impl Disk {
                 }
             }
             Job::Mark { mark, unmark } => {
+                self.seals.retain(|extent, _| !mark.contains(extent));
                 self.marked.extend(mark);
                 self.marked.retain(|extent| !unmark.contains(extent));
             }
-            Job::Save(header) => self.header = header.clone(),
-            Job::Hash { .. } | Job::Compare { .. } => {}
+            Job::Save(header) => self.save(header),
+            Job::Seal { extent, hash } => {
+                self.seals.insert(*extent, *hash);
+            }
+            Job::Hash { .. } | Job::Compare { .. } | Job::Examine { .. } | Job::Read { .. } => {}
         }
         Some(job)
+    }
+
+    fn save(&mut self, header: &ImageHeader) {
+        if header.torn {
+            self.seals.clear();
+        }
+        self.header = header.clone();
+    }
+
+    /// What a look at the platter finds.
+    pub fn examine(&self, extent: u64) -> Found {
+        let hash = self.hash(extent);
+        let seal = match self.seals.get(&extent) {
+            None => Seal::Absent,
+            Some(sealed) if *sealed == hash => Seal::Whole,
+            Some(_) => Seal::Broken,
+        };
+        Found { hash: Some(hash), seal }
+    }
+
+    /// A block that lies on the platter only turns into something else; gives what it was.
+    pub fn rot(&mut self, block: usize, tag: u64) -> Option<u64> {
+        let on_platter = self.cached[block].is_empty();
+        on_platter.then(|| std::mem::replace(&mut self.stable[block], tag))
     }
 
     /// The process is gone; with `power` the page cache too.
@@ -126,9 +163,10 @@ impl Disk {
                     }
                 }
                 Job::Sync { header: Some(header), .. } | Job::Save(header) if dice.permille(500) => {
-                    self.header = header;
+                    self.save(&header);
                 }
                 Job::Mark { mark, unmark } => {
+                    self.seals.retain(|extent, _| !mark.contains(extent));
                     self.marked.extend(mark.into_iter().filter(|_| dice.permille(500)));
                     self.marked.retain(|extent| !unmark.contains(extent) || dice.permille(500));
                 }
@@ -136,6 +174,7 @@ impl Disk {
             }
         }
         if power {
+            self.seals.retain(|_, _| dice.permille(700));
             for (stable, cached) in self.stable.iter_mut().zip(&mut self.cached) {
                 cached.push(*stable);
                 *stable = dice.pick(cached).unwrap_or_default();

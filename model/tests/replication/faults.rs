@@ -207,6 +207,7 @@ impl World {
         let long = [30, 120, 400, 900][self.dice.range(0, 4) as usize];
         let until = self.now_us + self.dice.range(5, long) * MS;
         let volume = self.raft.volume().clone();
+        self.rot_something(id);
         match self.dice.range(0, 20) {
             0..=3 => self.crash(id, true, long),
             4 => self.crash(id, false, long),
@@ -313,7 +314,8 @@ impl World {
         else {
             return;
         };
-        let bad = |block: &usize| disk.could_be(*block).any(|tag| !self.client.allows(*block, tag));
+        let allows = |block, tag| self.client.allows(block, self.rot.was(tag));
+        let bad = |block: &usize| disk.could_be(*block).any(|tag| !allows(*block, tag));
         if let Some(block) = within.find(bad) {
             let could_be: Vec<u64> = disk.could_be(block).collect();
             let may_hold = self.client.may_hold(block);
@@ -355,7 +357,7 @@ impl World {
         for id in &replicas {
             let Some(disk) = &self.nodes[id].disk else { return format!("{id} has no disk") };
             for extent in 0..self.size_bytes.div_ceil(thermidor_model::replication::EXTENT_BYTES) {
-                if disk.extent(extent) != truth.extent(extent) {
+                if disk.extent(extent) != truth.extent(extent) && !self.is_told(active, extent) {
                     return format!("extent {extent} differs on {id} from the active's on {active}");
                 }
             }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::replication::scrub::Record;
 use thermidor_model::state::Volume;
 use thermidor_model::{NodeId, VolumeName};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -46,6 +47,8 @@ pub enum Request {
     Status,
     /// What it does, once it does something else than this; after [`AWAIT_MAX`] at the latest.
     Await(Status),
+    /// Compare all replicas now.
+    Check,
     /// End; an attached device is taken away by force.
     Quit,
 }
@@ -74,6 +77,11 @@ pub enum Reply {
     },
     /// What it does.
     Status(Status),
+    /// The replicas are being compared.
+    Checking {
+        /// Number of the pass.
+        pass: u64,
+    },
     /// It was not done.
     Refused(Refused),
 }
@@ -132,6 +140,9 @@ pub struct Status {
     pub in_sync: BTreeSet<NodeId>,
     /// Why an attached device was last cut off.
     pub fenced: Option<String>,
+    /// On the active: how far the search for bit rot is, and what it found.
+    #[serde(default)]
+    pub examination: Option<Record>,
 }
 
 /// A replica as the active sees it.
@@ -153,7 +164,13 @@ impl Status {
         };
         let words =
             |s: &Self| (s.pid, s.state.clone(), s.epoch, s.mounted.clone(), s.set_version, s.fenced.clone());
-        words(self) == words(other) && self.in_sync == other.in_sync && views(self) == views(other)
+        let found = |s: &Self| {
+            s.examination.as_ref().map(|e| (e.pass, e.running, e.asked, e.repaired_ever, e.open.clone()))
+        };
+        words(self) == words(other)
+            && self.in_sync == other.in_sync
+            && views(self) == views(other)
+            && found(self) == found(other)
     }
 
     /// As the radiator reports it to the leader.
@@ -163,6 +180,7 @@ impl Status {
             state: self.state.clone(),
             behind_bytes: if self.state == ReplicaState::Active { 0 } else { self.behind_bytes },
             used_bytes: self.used_bytes,
+            examination: self.examination.clone(),
         }
     }
 }
@@ -275,6 +293,14 @@ impl VolumeControl {
     pub async fn changed(&self, seen: &Status) -> Result<Status, ControlError> {
         match self.ask(&Request::Await(seen.clone()), AWAIT_MAX + QUICK).await? {
             Reply::Status(status) => Ok(status),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Has all replicas compared now; the number of the pass.
+    pub async fn check(&self) -> Result<u64, ControlError> {
+        match self.ask(&Request::Check, SLOW).await? {
+            Reply::Checking { pass } => Ok(pass),
             other => Err(self.senseless(&other)),
         }
     }

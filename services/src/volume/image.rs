@@ -3,6 +3,8 @@
 
 use super::header::{BadHeader, HEADER_VERSION, Header, SLOT_BYTES};
 use super::marks::Marks;
+use super::platter::Platter;
+use super::seals::Seals;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{ReadWriteFlags, pwritev2};
 use std::collections::BTreeSet;
@@ -11,6 +13,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use thermidor_model::replication::scrub::{Found, Seal};
 use thermidor_model::replication::{self, EXTENT_BYTES, ImageHeader, Op, OpKind};
 use thermidor_model::{ReplicaId, VolumeName};
 
@@ -79,6 +82,8 @@ pub struct Image {
     file: File,
     header: Mutex<Header>,
     marks: Mutex<Marks>,
+    platter: Platter,
+    seals: Seals,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,7 +136,9 @@ impl Image {
             })
             .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
             .map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(vec![], extents_of(size))) })
+        let seals = Seals::beside(path, id).map_err(io)?;
+        let marks = Mutex::new(Marks::new(vec![], extents_of(size)));
+        Ok(Self { file, header: Mutex::new(header), marks, platter: Platter::open(path), seals })
     }
 
     /// Opens an image and proves that it is that replica.
@@ -169,7 +176,9 @@ impl Image {
         let extents = extents_of(known.size_bytes);
         let mut bits = vec![0; extents.div_ceil(8) as usize];
         file.read_exact_at(&mut bits, MARKS_OFFSET).map_err(io)?;
-        Ok(Self { file, header: Mutex::new(header), marks: Mutex::new(Marks::new(bits, extents)) })
+        let seals = Seals::beside(path, id).map_err(io)?;
+        let marks = Mutex::new(Marks::new(bits, extents));
+        Ok(Self { file, header: Mutex::new(header), marks, platter: Platter::open(path), seals })
     }
 
     /// The header as last written.
@@ -223,8 +232,10 @@ impl Image {
         Ok(())
     }
 
-    /// Marks extents, durably, and unmarks others, whenever the disk comes to it.
+    /// Marks extents, durably, and unmarks others, whenever the disk comes to it. The seals of those that are marked are
+    /// broken before.
     pub fn mark(&self, mark: &[u64], unmark: &[u64]) -> io::Result<()> {
+        self.seals.tear(mark)?;
         let mut marks = lock(&self.marks);
         let Some(bytes) = marks.change(mark, unmark) else { return Ok(()) };
         let at = MARKS_OFFSET + bytes.start as u64;
@@ -253,11 +264,46 @@ impl Image {
 
     /// The bytes of a whole extent; the device's last one may be shorter.
     pub fn extent(&self, extent: u64) -> io::Result<Vec<u8>> {
-        let offset = extent.saturating_mul(EXTENT_BYTES);
-        let length = self.size_bytes().saturating_sub(offset).min(EXTENT_BYTES);
+        let (offset, length) = self.place(extent);
         let mut bytes = vec![0; length as usize];
         self.read(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// Looks at an extent as it lies on the disk.
+    pub fn examine(&self, extent: u64) -> Found {
+        let (at, length) = self.place(extent);
+        let hash = self
+            .platter
+            .read(&self.file, DATA_OFFSET + at, length as usize, |bytes| blake3::hash(bytes).into());
+        let hash = hash.inspect_err(|e| tracing::warn!(extent, error = %e, "an extent cannot be read")).ok();
+        let sealed = hash.map(|hash| self.seals.of(extent, length, &hash));
+        // A seal that cannot be read proves nothing.
+        let seal =
+            sealed.transpose().inspect_err(|e| tracing::warn!(extent, error = %e, "a seal cannot be read"));
+        Found { hash, seal: seal.ok().flatten().unwrap_or(Seal::Absent) }
+    }
+
+    /// The bytes of a whole extent as they lie on the disk.
+    pub fn extent_on_platter(&self, extent: u64) -> io::Result<Vec<u8>> {
+        let (at, length) = self.place(extent);
+        self.platter.read(&self.file, DATA_OFFSET + at, length as usize, <[u8]>::to_vec)
+    }
+
+    /// Keeps the hash of an extent until it is written.
+    pub fn seal(&self, extent: u64, hash: &[u8; 32]) -> io::Result<()> {
+        self.seals.put(extent, self.place(extent).1, hash)
+    }
+
+    /// Breaks all seals, durably.
+    pub fn unseal(&self) -> io::Result<()> {
+        self.seals.tear_all()
+    }
+
+    /// Where an extent lies in the device, and how long it is.
+    fn place(&self, extent: u64) -> (u64, u64) {
+        let at = extent.saturating_mul(EXTENT_BYTES);
+        (at, self.size_bytes().saturating_sub(at).min(EXTENT_BYTES))
     }
 
     /// Reads from the device.
@@ -291,9 +337,21 @@ impl Image {
         Ok(())
     }
 
-    /// Waits until everything written so far is on the disk.
+    /// Waits until everything written so far is on the disk; an error if somebody has truncated or deleted the file
+    /// since, for then it is not.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        let (found, needed) = (self.file.metadata()?, DATA_OFFSET + self.size_bytes());
+        if found.nlink() == 0 {
+            return Err(io::Error::other("its image was deleted"));
+        }
+        if found.len() < needed {
+            return Err(io::Error::other(format!(
+                "its image was truncated to {} of {needed} bytes",
+                found.len()
+            )));
+        }
+        Ok(())
     }
 
     fn inside(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -368,6 +426,26 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Missing(_))));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_rots_behind_its_back_is_seen_and_a_write_breaks_the_seal_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, image) = made(&dir);
+        image.mark(&[1], &[]).unwrap();
+        image.store(&write(EXTENT_BYTES, 4), b"data").unwrap();
+        let before = image.examine(1);
+        assert_eq!(before.seal, Seal::Absent);
+        image.sync().unwrap();
+        image.seal(1, &before.hash.unwrap()).unwrap();
+        assert_eq!(image.examine(1), Found { seal: Seal::Whole, ..before });
+        let disk = OpenOptions::new().write(true).open(&path).unwrap();
+        disk.write_all_at(b"rota", DATA_OFFSET + EXTENT_BYTES).unwrap();
+        let rotten = image.examine(1);
+        assert!(rotten.seal == Seal::Broken && rotten.hash != before.hash);
+        assert_eq!(image.extent_on_platter(1).unwrap()[..4], *b"rota");
+        image.mark(&[1], &[]).unwrap();
+        assert_eq!(image.examine(1).seal, Seal::Absent);
     }
 
     #[test]

@@ -21,6 +21,7 @@ impl Process {
             set_version: state.configured.as_ref().map_or(0, |c| c.record.set_version),
             in_sync: state.configured.as_ref().map_or_else(Default::default, |c| c.record.in_sync.clone()),
             fenced: state.fenced.clone(),
+            examination: None,
         };
         match &state.role {
             Role::Unconfigured => {}
@@ -42,6 +43,7 @@ impl Process {
                 let view = active.view();
                 status.fenced = view.fenced;
                 status.in_sync = view.in_sync;
+                status.examination = view.examination;
                 for (node, progress) in view.progress {
                     let behind_bytes = progress.extents_left * EXTENT_BYTES;
                     status.behind_bytes = status.behind_bytes.max(behind_bytes);

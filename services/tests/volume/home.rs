@@ -1,6 +1,7 @@
 //! A small home for the tests: volume processes on loopback addresses, a Raft that is one state in
 //! this process, lease pages, and certificates.
 
+#![allow(dead_code, reason = "each test file uses its part")]
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thermidor_model::command::Proposal;
 use thermidor_model::observe::ReplicaState;
+use thermidor_model::replication::scrub::Pace;
 use thermidor_model::spec::OnDegraded;
 use thermidor_model::state::{Member, Role, Volume};
 use thermidor_model::{Command, NodeId, Outcome, RadiatorName, ReplicaId, ServiceName, State, VolumeName};
@@ -59,6 +61,8 @@ struct Orders {
     root: PathBuf,
     listen: IpAddr,
     replica_timeout_ms: u64,
+    /// Between two passes of the search for bit rot, and between two extents; `None`: as usual.
+    pace_ms: Option<(u64, u64)>,
 }
 
 fn certificate(root: &Path, node: NodeId) -> CertificateDer<'static> {
@@ -145,7 +149,14 @@ pub fn be_a_process() {
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or("thermidor_services=info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let Orders { node, root, listen, replica_timeout_ms } = orders;
+    let Orders { node, root, listen, replica_timeout_ms, pace_ms } = orders;
+    let pace = pace_ms.map_or_else(Pace::default, |(pass_every_ms, extent_every_ms)| Pace {
+        pass_every_ms,
+        extent_every_ms,
+        quiet_ms: extent_every_ms,
+        patience_ms: 4 * extent_every_ms,
+        ..Pace::default()
+    });
     let raft = root.join("raft.sock");
     let options = VolumeOptions {
         name: volume(),
@@ -161,6 +172,7 @@ pub fn be_a_process() {
         lease_page: root.join(node.to_string()).join("leases"),
         watchdog: again("be_a_watchdog").into_iter().map(OsString::from).collect(),
         replica_timeout: Duration::from_millis(replica_timeout_ms),
+        pace,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(run(options)).unwrap();
@@ -245,6 +257,9 @@ pub struct Home {
     pub radiators: BTreeMap<NodeId, Radiator>,
     runtime: tokio::runtime::Runtime,
     replica_timeout_ms: u64,
+    pace_ms: Option<(u64, u64)>,
+    /// Where others reach a radiator, if not at its own address.
+    pub reached_by: BTreeMap<NodeId, IpAddr>,
 }
 
 impl Home {
@@ -255,6 +270,17 @@ impl Home {
 
     /// The same, where these radiators have a disk of so many MiB only.
     pub fn on_disks(subnet: u8, replicas: u64, size_bytes: u64, small: &[(NodeId, u64)]) -> Self {
+        Self::at_pace(subnet, replicas, size_bytes, small, None)
+    }
+
+    /// The same, where bit rot is searched for so often.
+    pub fn at_pace(
+        subnet: u8,
+        replicas: u64,
+        size_bytes: u64,
+        small: &[(NodeId, u64)],
+        pace_ms: Option<(u64, u64)>,
+    ) -> Self {
         let root = tempfile::Builder::new().prefix("thv").tempdir().unwrap();
         let nodes: Vec<NodeId> = (1..=replicas).collect();
         issue(root.path(), &nodes);
@@ -301,7 +327,16 @@ impl Home {
             UnixListener::bind(root.path().join("raft.sock")).unwrap()
         };
         runtime.spawn(raft.clone().serve(listener));
-        let mut home = Self { root, raft, radiators, runtime, replica_timeout_ms: 500, disks: vec![] };
+        let mut home = Self {
+            root,
+            raft,
+            radiators,
+            runtime,
+            replica_timeout_ms: 500,
+            disks: vec![],
+            pace_ms,
+            reached_by: BTreeMap::new(),
+        };
         for (node, mib) in small {
             let disk = home.root.path().join(node.to_string()).join("volumes");
             let size = format!("size={mib}m");
@@ -351,6 +386,7 @@ impl Home {
             root: self.root.path().to_path_buf(),
             listen: self.radiators[&node].ip,
             replica_timeout_ms: self.replica_timeout_ms,
+            pace_ms: self.pace_ms,
         };
         let role = format!("{ROLE}={}", serde_json::to_string(&orders).unwrap());
         ["env".to_string(), role].into_iter().chain(again("be_a_process")).map(OsString::from).collect()
@@ -360,7 +396,8 @@ impl Home {
     pub fn configure(&self, node: NodeId) -> Result<(), ControlError> {
         let record = self.record();
         let create = record.epoch == 0 || !record.in_sync.contains(&node);
-        let members = self.radiators.values().map(|r| (r.node, r.ip)).collect();
+        let reached = |r: &Radiator| self.reached_by.get(&r.node).copied().unwrap_or(r.ip);
+        let members = self.radiators.values().map(|r| (r.node, reached(r))).collect();
         let configuration = Configuration { record, members, create };
         self.wait(async {
             let control = &self.radiators[&node].control;

@@ -1,6 +1,7 @@
 //! What people and programs see of a home: the JSON that `-o json` promises.
 //! A field is added, never renamed or taken away, without raising [`VERSION`].
 
+use super::checked::Checked;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
@@ -139,6 +140,9 @@ pub struct VolumeLine {
     pub active: Option<String>,
     /// Each replica.
     pub replicas: Vec<ReplicaLine>,
+    /// How its replicas compare; `None`: its active is not heard.
+    #[serde(default)]
+    pub check: Option<Checked>,
 }
 
 /// One replica.
@@ -218,6 +222,11 @@ impl Home {
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
             format!("{} is below its durability of {}: another loss may lose data", v.name, v.durability)
         }));
+        let differ = |v: &VolumeLine| {
+            let words = v.check.iter().flat_map(|c| c.differences.clone());
+            words.map(|words| format!("{}: {words}", v.name)).collect::<Vec<_>>()
+        };
+        warnings.extend(volumes.iter().flat_map(differ));
         Self {
             version: VERSION,
             home: state.home.as_ref().map(|h| h.to_string()).unwrap_or_default(),
@@ -352,6 +361,8 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
             used_bytes: report.map_or(0, |r| r.used_bytes),
         }
     });
+    let report = volume.active.and_then(|node| leader?.reports.get(&node)?.replicas.get(name));
+    let examination = report.and_then(|r| r.examination.as_ref());
     let in_sync = volume.in_sync.len() as u32;
     let state_word = match in_sync {
         0 => "new",
@@ -368,6 +379,7 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
         durability: volume.durability,
         active: volume.active.map(|n| state.name_of(n)),
         replicas: replicas.collect(),
+        check: examination.map(|record| Checked::of(state, volume, record)),
     }
 }
 

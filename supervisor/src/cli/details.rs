@@ -1,6 +1,7 @@
 //! `radiator show`, `service show`, `volume show`: one thing, with everything that is known of it.
 
 use super::show::{bytes, celsius, local_time, probe_words, watts};
+use crate::api::checked::Checked;
 use crate::api::view::{RadiatorLine, ServiceLine, VolumeLine};
 
 /// Lines of a name and a value, aligned.
@@ -58,6 +59,21 @@ pub fn service(s: &ServiceLine) -> String {
     ])
 }
 
+/// How a volume's replicas were compared.
+fn compared(check: Option<&Checked>) -> String {
+    let Some(check) = check.filter(|c| c.pass > 0) else { return "not yet".into() };
+    let last = match check.ended_ms {
+        0 => "never to the end yet".into(),
+        at => format!("last {}", local_time(at)),
+    };
+    let now = if check.running { format!("; under way: {}", check.progress()) } else { String::new() };
+    let without = match check.left_out.is_empty() {
+        true => String::new(),
+        false => format!("; without {}", check.left_out.join(", ")),
+    };
+    format!("{last}{now}{without}")
+}
+
 /// One volume.
 pub fn volume(v: &VolumeLine) -> String {
     let replica = |r: &crate::api::view::ReplicaLine| {
@@ -76,6 +92,9 @@ pub fn volume(v: &VolumeLine) -> String {
         ("epoch", v.epoch.to_string()),
         ("active", or_dash(v.active.as_deref())),
         ("replicas", or_dash(Some(&replicas.join("\n")))),
+        ("compared", compared(v.check.as_ref())),
+        ("repaired", or_dash(v.check.as_ref().map(|c| c.repairs.join("\n")).as_deref())),
+        ("differs", or_dash(v.check.as_ref().map(|c| c.differences.join("\n")).as_deref())),
     ])
 }
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod certificates;
+mod check;
 mod details;
 mod doctor;
 mod home;
@@ -237,6 +238,11 @@ enum VolumeVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Compare all replicas now, and repair what rotted on one of them. Fails unless they are alike then.
+    Check {
+        /// Which.
+        name: VolumeName,
+    },
     /// Take an older replica as the truth, when the newer ones are gone for good.
     Promote {
         /// Which volume.
@@ -354,6 +360,7 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
     match verb {
         VolumeVerb::Ls(output) => show::volumes(paths, None, output.format),
         VolumeVerb::Show { name, output } => show::volumes(paths, Some(name.as_str()), output.format),
+        VolumeVerb::Check { name } => check::main(paths, &name),
         VolumeVerb::Promote { name, radiator, accept_loss } => {
             home::promote(paths, name, radiator, accept_loss)
         }

@@ -315,6 +315,7 @@ mod tests {
             set_version: 1,
             fenced: None,
             in_sync: BTreeSet::new(),
+            examination: None,
         };
         assert_eq!(device_of(&status), Device::Attached(4));
         let seen = status.clone();

@@ -108,6 +108,9 @@ impl Active {
                     self.out.push(Effect::Compare { replica: node, session, hashes });
                 }
             }
+            Frame::Examined { seq, found } => self.examined(node, seq, found),
+            // its bytes come as `Fetched`
+            Frame::Extent { .. } => {}
             Frame::Refused(Refusal::OldEpoch(epoch)) if epoch > self.config.epoch => {
                 self.close(node, "it has promised a newer epoch");
                 self.fence(format!("epoch {epoch} has begun elsewhere"));

@@ -35,7 +35,7 @@ impl Active {
     }
 
     fn admits(&self, op: &Op) -> bool {
-        let held = self.held.is_some_and(|extent| op.extents().contains(&extent));
+        let held = [self.held, self.scrub.held()].into_iter().flatten().any(|x| op.extents().contains(&x));
         let full = self.peers.iter().any(|(node, peer)| {
             let in_flight = peer.stream.as_ref().map_or(0, |s| s.in_flight);
             self.counted(*node) && in_flight > 0 && in_flight + op.payload() > self.limits.window_bytes
@@ -43,7 +43,7 @@ impl Active {
         !held && !full && !self.local.crowded()
     }
 
-    fn change(&mut self, request: u64, op: Op) {
+    pub(super) fn change(&mut self, request: u64, op: Op) {
         self.seq += 1;
         let seq = self.seq;
         self.out.push(Effect::Number { request, seq });

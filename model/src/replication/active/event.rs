@@ -2,9 +2,11 @@
 
 use super::super::frame::{Frame, Op};
 use super::super::local::{LocalEffect, LocalEvent};
+use super::super::scrub::{Found, Pace, Record};
 use crate::command::Command;
 use crate::name::NodeId;
 use crate::state::Volume;
+use std::collections::BTreeMap;
 
 /// What the kernel asks of the device. Reads do not come here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,8 +83,35 @@ pub enum Event {
     },
     /// The file system is unmounted: make all durable everywhere, then [`Effect::Detached`].
     Detach,
+    /// Examine the volume for bit rot from now on, going on where the record says.
+    Scrub {
+        /// As noted last, by whomever.
+        record: Record,
+        /// How fast.
+        pace: Pace,
+        /// Wall clock, Unix ms.
+        wall_ms: u64,
+    },
+    /// A person wants all replicas compared now.
+    Check,
+    /// An extent's bytes are here: answers [`Effect::ReadExtent`], or came with a [`Frame::Extent`].
+    Fetched(Fetched),
     /// Time has passed.
     Tick,
+}
+
+/// An extent's bytes, from a replica or from here. The shell holds them under `request`, as those of a device request,
+/// until a `Number` or a `Reply` for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Like a device request's, and different from all of them.
+    pub request: u64,
+    /// From which radiator.
+    pub from: NodeId,
+    /// Which extent.
+    pub extent: u64,
+    /// BLAKE3 of the bytes; `None`: they could not be read.
+    pub hash: Option<[u8; 32]>,
 }
 
 /// What the shell is to do, in this order.
@@ -128,6 +157,18 @@ pub enum Effect {
         session: u64,
         /// Extent and the replica's BLAKE3 of it.
         hashes: Vec<(u64, [u8; 32])>,
+    },
+    /// Read this extent of the local image and answer with [`Event::Fetched`].
+    ReadExtent {
+        /// Which.
+        extent: u64,
+    },
+    /// For the log: the replicas were found different.
+    Differs {
+        /// On which extent.
+        extent: u64,
+        /// What each found.
+        found: BTreeMap<NodeId, Found>,
     },
     /// Answer the kernel: done, or EIO.
     Reply {

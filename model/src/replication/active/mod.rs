@@ -5,9 +5,10 @@ mod catch_up;
 mod device;
 mod event;
 mod peer;
+mod scrub;
 mod set;
 
-pub use event::{Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+pub use event::{Answer, CannotServe, DeviceOp, Effect, Event, Fetched, Progress};
 
 use super::frame::{Frame, Image, Op};
 use super::local::{Local, LocalEvent};
@@ -16,6 +17,7 @@ use crate::name::{NodeId, VolumeName};
 use crate::state::Volume;
 use device::Flush;
 use peer::Peer;
+use scrub::Scrub;
 use set::Proposed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -68,6 +70,7 @@ pub struct Active {
     swept: bool,
     now_ms: u64,
     pinged_ms: u64,
+    scrub: Scrub,
     out: Outbox,
 }
 
@@ -175,6 +178,7 @@ impl Active {
             swept: false,
             now_ms,
             pinged_ms: now_ms,
+            scrub: Scrub::default(),
             out: Outbox::default(),
         };
         active.renew_peers();
@@ -240,6 +244,10 @@ impl Active {
         match event {
             Event::Device { request, op } => self.waiting.push_back((request, op)),
             Event::Local(LocalEvent::Failed { error }) => self.disk_failed(error),
+            Event::Local(LocalEvent::Examined { id, found }) => {
+                self.answered_locally(&LocalEvent::Examined { id, found });
+                self.examined(self.me, id, found);
+            }
             Event::Local(event) => self.answered_locally(&event),
             Event::Connected { replica, session } => self.connected(replica, session),
             Event::Frame { replica, session, frame } => self.frame(replica, session, frame),
@@ -248,6 +256,9 @@ impl Active {
             Event::Config(volume) => self.configured(volume),
             Event::Answered(answer) => self.answered(&answer),
             Event::Detach => self.detach(),
+            Event::Scrub { record, pace, wall_ms } => self.begin_to_scrub(record, pace, wall_ms),
+            Event::Check => self.check_asked(),
+            Event::Fetched(fetched) => self.fetched(fetched),
             Event::Lease { .. } | Event::Tick => {}
         }
         self.pump();
@@ -268,6 +279,7 @@ impl Active {
             self.pump_device();
             self.pump_flushes();
             self.pump_set();
+            self.pump_scrub();
         }
         let mut out = Vec::new();
         self.local.pump(&mut out);
