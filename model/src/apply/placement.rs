@@ -145,7 +145,8 @@ impl State {
             // one that is to go nowhere does not move, and keeps no other service from moving
             s.moving = next.map(|to| Moving { from, to: Some(to), why });
         }
-        self.tell(at, Weight::Note, &format!("active/{service}"), reason.to_string());
+        let weight = if next.is_some() { Weight::Note } else { Weight::Mail };
+        self.tell(at, weight, &format!("active/{service}"), reason.to_string());
         Ok(Outcome::Done)
     }
 

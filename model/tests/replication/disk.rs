@@ -24,7 +24,6 @@ pub enum Job {
     Hash { session: u64, extents: Vec<u64> },
     Compare { replica: NodeId, session: u64, hashes: Hashes },
     Examine { id: u64, extent: u64 },
-    Seal { extent: u64, hash: [u8; 32] },
     Read { extent: u64 },
 }
 
@@ -119,9 +118,6 @@ impl Disk {
                 self.marked.retain(|extent| !unmark.contains(extent));
             }
             Job::Save(header) => self.save(header),
-            Job::Seal { extent, hash } => {
-                self.seals.insert(*extent, *hash);
-            }
             Job::Hash { .. } | Job::Compare { .. } | Job::Examine { .. } | Job::Read { .. } => {}
         }
         Some(job)
@@ -132,6 +128,11 @@ impl Disk {
             self.seals.clear();
         }
         self.header = header.clone();
+    }
+
+    /// Seals an extent: in order with marks and headers, so at once.
+    pub fn seal(&mut self, extent: u64, hash: [u8; 32]) {
+        self.seals.insert(extent, hash);
     }
 
     /// What a look at the platter finds.

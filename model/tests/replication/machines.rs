@@ -245,7 +245,12 @@ impl World {
             LocalEffect::Sync { id, header } => Job::Sync { id, header, seen: vec![] },
             LocalEffect::SaveHeader(header) => Job::Save(header),
             LocalEffect::Examine { id, extent } => Job::Examine { id, extent },
-            LocalEffect::Seal { extent, hash } => Job::Seal { extent, hash },
+            LocalEffect::Seal { extent, hash } => {
+                if let Some(disk) = &mut self.node(id).disk {
+                    disk.seal(extent, hash);
+                }
+                return;
+            }
             LocalEffect::Note(record) => {
                 if let Some(disk) = &mut self.node(id).disk {
                     disk.record = record;
@@ -291,7 +296,6 @@ impl World {
             Some(Job::Examine { id: number, extent }) => {
                 LocalEvent::Examined { id: number, found: disk.examine(extent) }
             }
-            Some(Job::Seal { .. }) => return,
             Some(Job::Read { extent }) => {
                 let tags = disk.extent(extent);
                 return self.fetched(id, id, extent, tags);
