@@ -47,6 +47,16 @@ struct Suspect {
     at_ms: u64,
 }
 
+/// The marks are to go before a pass.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Tidying {
+    since_ms: u64,
+    /// What is waited for.
+    flush: Option<u64>,
+    /// It is the flush that tells everybody that everybody has everything before it.
+    told: bool,
+}
+
 /// What the active knows of the search.
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Scrub {
@@ -64,8 +74,7 @@ pub(super) struct Scrub {
     looked_ms: u64,
     /// The last change of the device that was seen here, and when.
     changed: (u64, u64),
-    /// The marks are to go before a pass: since when, and with which flush.
-    tidying: Option<(u64, u64)>,
+    tidying: Option<Tidying>,
     /// When how far it is was noted last, and how far it was.
     noted: (u64, u64),
 }
@@ -118,7 +127,7 @@ impl Active {
         (record.running, record.asked, record.next, record.extents) = (true, asked, 0, extents);
         (record.began_ms, record.compared, record.repaired, record.open_more) = (began_ms, compared, 0, 0);
         record.open.retain(|extent, _| *extent < extents);
-        self.scrub.tidying = Some((now_ms, 0));
+        self.scrub.tidying = Some(Tidying { since_ms: now_ms, flush: None, told: false });
         self.note_progress();
     }
 
@@ -212,24 +221,26 @@ impl Active {
             && now >= scrub.looked_ms + if busy { pace.patience_ms } else { pace.extent_every_ms }
     }
 
-    /// Before a pass the marks go, where nothing is written: only what is durable everywhere can be sealed.
+    /// Before a pass the marks go, where nothing is written: only what is durable everywhere can be sealed. As when a
+    /// volume is given back, the second flush tells everybody that everybody has everything.
     fn tidy(&mut self) -> bool {
-        match self.scrub.tidying {
-            None => return true,
-            Some((since, _)) if self.now_ms > since + TIDY_MAX_MS => self.scrub.tidying = None,
-            Some((since, 0)) => {
-                self.flush(None, false);
-                self.scrub.tidying = Some((since, self.seq));
-            }
-            Some((_, seq)) if self.all_durable == seq && seq == self.seq => {
-                self.scrub.tidying = None;
+        let Some(Tidying { since_ms, flush, told }) = self.scrub.tidying else { return true };
+        let durable = self.all_durable;
+        self.scrub.tidying = match flush {
+            _ if self.now_ms > since_ms + TIDY_MAX_MS => None,
+            Some(seq) if told && durable >= seq => None,
+            Some(seq) if !told && durable == seq && seq == self.seq => {
                 self.flush(None, false);
                 self.local.sweep();
+                Some(Tidying { since_ms, flush: Some(self.seq), told: true })
             }
-            // something was written meanwhile
-            Some((since, seq)) if self.all_durable >= seq => self.scrub.tidying = Some((since, 0)),
-            Some(_) => {}
-        }
+            // something was written meanwhile, or this is the beginning
+            Some(seq) if told || durable < seq => self.scrub.tidying,
+            _ => {
+                self.flush(None, false);
+                Some(Tidying { since_ms, flush: Some(self.seq), told: false })
+            }
+        };
         self.scrub.tidying.is_none()
     }
 
