@@ -53,8 +53,8 @@ fn write_marked(mount: &Path, name: &str) {
 /// Where a file's first bytes lie in a radiator's device.
 fn place_of(home: &Home, node: NodeId, name: &str) -> u64 {
     let (device, marker) = (home.device(node), marker(name));
-    let found = device.chunks(4096).position(|block| block.starts_with(&marker));
-    found.unwrap_or_else(|| panic!("{name} is not in the image of {node}")) as u64 * 4096
+    let found = device.chunks(1024).position(|block| block.starts_with(&marker));
+    found.unwrap_or_else(|| panic!("{name} is not in the image of {node}")) as u64 * 1024
 }
 
 /// Flips one bit behind the process's back, on the disk.
@@ -67,6 +67,7 @@ fn flip(home: &Home, node: NodeId, at: u64) {
 }
 
 fn examination(home: &Home, node: NodeId) -> Record {
+    home.until("the search has begun", || home.status(node).examination.is_some());
     home.status(node).examination.unwrap()
 }
 

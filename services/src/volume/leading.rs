@@ -54,6 +54,7 @@ impl Owner {
         }
         self.handle(events);
         self.begin_to_scrub();
+        self.show();
         let mut stopping: Option<Instant> = None;
         let mut ticked = Instant::now();
         loop {

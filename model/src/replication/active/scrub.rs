@@ -410,6 +410,9 @@ impl Active {
         if let Some(Suspect { at_ms, wrong, .. }) = &suspect {
             let wrong = wrong.iter().copied().collect();
             self.scrub.record.note_repair(Repair { at_ms: *at_ms, extent, wrong });
+            // its mark goes, then it is looked at once more, to be sealed
+            self.scrub.tidying = Some(Tidying { since_ms: self.now_ms, flush: None, told: false });
+            self.scrub.suspects.insert(extent, Suspect::default());
         }
         if closed || suspect.is_some() {
             self.note_progress();
