@@ -7,6 +7,7 @@
 
 use anyhow::{Context, Result};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thermidor_tests::mail_load::last_words::last_words;
 use thermidor_tests::mail_load::{Plan, run};
 
 /// Of the short form, unless told otherwise.
@@ -49,4 +50,10 @@ fn nothing_acknowledged_is_lost_whatever_fails_under_load() {
     println!("{summary}");
     assert!(summary.findings.is_empty(), "{} findings: {:?}", summary.findings.len(), summary.findings);
     assert!(summary.checked > 0 && summary.acknowledged() > 100, "hardly anything was done: {summary}");
+}
+
+#[test]
+fn the_last_thing_acknowledged_before_a_plug_is_pulled_is_there() {
+    let found = last_words("last-words").unwrap();
+    assert!(found.is_empty(), "{found:?}");
 }

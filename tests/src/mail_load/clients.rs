@@ -90,7 +90,7 @@ pub fn submit(board: &Board, doors: Doors, number: u64, seed: u64) {
 
 /// What a session does next.
 #[derive(Debug)]
-enum Step {
+pub enum Step {
     /// Looks up the number of a delivered message.
     Find(String),
     /// Changes something: the message, its number in the mailbox that it is in, what.
@@ -169,7 +169,7 @@ pub fn work(board: &Board, doors: Doors, number: u64, seed: u64) {
 }
 
 /// Does a step and writes down what became of it; false if the session is lost.
-fn carry_out(board: &Board, session: &mut Imap, step: Step, number: u64) -> bool {
+pub fn carry_out(board: &Board, session: &mut Imap, step: Step, number: u64) -> bool {
     let (id, uid, operation) = match step {
         Step::Find(id) => return find(board, session, &id),
         Step::Do(id, uid, operation) => (id, uid.unwrap_or_default(), operation),

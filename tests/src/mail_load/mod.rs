@@ -7,6 +7,7 @@ pub mod compare;
 pub mod faults;
 mod home;
 pub mod imap;
+pub mod last_words;
 pub mod model;
 
 use crate::program;
