@@ -4,5 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod pairing;
 pub mod restic;
 pub mod vault;
+mod words;
