@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod kit;
 pub mod pairing;
 pub mod restic;
 pub mod vault;
