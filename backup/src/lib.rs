@@ -7,5 +7,6 @@
 pub mod kit;
 pub mod pairing;
 pub mod restic;
+pub mod schedule;
 pub mod vault;
 mod words;
