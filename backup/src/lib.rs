@@ -1,6 +1,12 @@
-//! Backups to friends' homes. `vault` is the space lent to a friend, a server of restic's REST protocol.
-//! What runs restic and restores comes with its own issue.
+//! Backups to friends' homes. `vault` is the space lent to a friend, a server of restic's REST protocol; `restic` runs
+//! the program that fills it and restores from it; `pairing` makes friends, `kit` is what a burnt-down home comes back
+//! from, `schedule` says what is to be done when.
 
 #![forbid(unsafe_code)]
 
+pub mod kit;
+pub mod pairing;
+pub mod restic;
+pub mod schedule;
 pub mod vault;
+mod words;

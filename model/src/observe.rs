@@ -1,6 +1,7 @@
 //! What radiators tell the leader, and what the leader makes of it. Kept in memory only.
 
 use crate::name::{NodeId, ServiceName, UnixMs, VolumeName};
+use crate::replication::Grade;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -95,6 +96,29 @@ pub struct ReplicaReport {
     pub behind_bytes: u64,
     /// Bytes allocated on disk.
     pub used_bytes: u64,
+    /// On the active: how far the search for bit rot is, and what it found.
+    #[serde(default)]
+    pub examination: Option<crate::replication::scrub::Record>,
+    /// On the active: whom it brings up to date.
+    #[serde(default)]
+    pub catch_ups: BTreeMap<NodeId, CatchUp>,
+}
+
+/// How far a replica that returned has been brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// By what.
+    pub grade: Grade,
+    /// Extents of 1 MiB compared or copied so far.
+    pub extents_done: u64,
+    /// Of so many.
+    pub extents_total: u64,
+    /// Of those done, the ones that were copied.
+    pub extents_copied: u64,
+    /// Bytes done in a second.
+    pub bytes_per_s: u64,
+    /// At that speed, s; `None`: not known yet.
+    pub seconds_left: Option<u64>,
 }
 
 /// What a replica does.

@@ -2,7 +2,6 @@
 //! killed, filled or taken over meanwhile. Needs root; says SKIPPED otherwise.
 
 #[path = "volume/home.rs"]
-#[expect(dead_code, reason = "the home has more than these tests need")]
 mod home;
 
 use home::{Home, skip};

@@ -1,6 +1,8 @@
 //! Volume processes with real FUSE, loop devices and ext4, and what they do when something breaks.
 //! Needs root; says SKIPPED otherwise.
 
+#[path = "volume/away.rs"]
+mod away;
 #[path = "volume/home.rs"]
 mod home;
 

@@ -9,5 +9,5 @@ pub mod demo;
 pub mod guard;
 pub mod notify;
 pub mod paths;
-mod priority;
+pub mod priority;
 pub mod sensor;

@@ -5,7 +5,9 @@
 
 pub mod bench;
 pub mod garbage;
+pub mod mail_load;
 pub mod record;
+pub mod replicas;
 pub mod withheld;
 
 use anyhow::{Context, Result};

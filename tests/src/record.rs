@@ -1,19 +1,14 @@
 //! A home of three that runs the record service, whose every acknowledged line must be there
 //! when the faults are over.
 
-use crate::options;
+use crate::{options, replicas};
 use anyhow::{Context, Result, ensure};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
 use std::time::Duration;
-use thermidor_services::volume::device::Places;
-use thermidor_services::volume::image::DATA_OFFSET;
 use thermidor_supervisor::demo::client::audit::audit;
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::home::{Home, Status};
 use thermidor_supervisor::demo::home_images;
-use thermidor_supervisor::demo::lab::command::{LabError, until};
+use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::{Guest, Lab, Options, Radiator};
 
 /// The radiators.
@@ -22,8 +17,6 @@ pub const RADIATORS: [&str; 3] = ["salon", "bureau", "ballon"];
 pub const SERVICE: &str = "record";
 /// How long a home may take to heal once faults lift, s.
 const HEAL_S: u64 = 120;
-/// How much of each image is compared at once, bytes.
-const PIECE_BYTES: u64 = 1 << 20;
 
 /// The home and what it has acknowledged.
 #[derive(Debug)]
@@ -138,17 +131,7 @@ impl RecordHome {
 
     /// Demands that all replicas come to hold the same bytes: nobody but the active's epoch wrote.
     pub fn replicas_alike(&self) -> Result<()> {
-        let image = |name: &&str| -> Result<PathBuf> {
-            let dir = self.radiator(name)?.paths()?.volume(SERVICE);
-            Ok(Places { dir }.image())
-        };
-        let images: Vec<PathBuf> = RADIATORS.iter().map(image).collect::<Result<_>>()?;
-        let alike = || {
-            let what = "compare";
-            let failed = |source| LabError::File { what, path: images[0].clone(), source };
-            Ok(same_data(&images).map_err(failed)?.then_some(()))
-        };
-        Ok(until(Duration::from_secs(60), "all replicas to be alike", alike)?)
+        replicas::alike(&self.home.lab, &RADIATORS, SERVICE)
     }
 
     /// Demands that every line ever acknowledged is there.
@@ -173,27 +156,5 @@ impl RecordHome {
     /// Where the service is reached.
     pub fn to(&self) -> String {
         format!("{}:7000", self.home.lab.floating())
-    }
-}
-
-/// Whether the images hold the same bytes of the device, whatever their headers say.
-fn same_data(images: &[PathBuf]) -> io::Result<bool> {
-    let mut files = images.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
-    for file in &mut files {
-        file.seek(SeekFrom::Start(DATA_OFFSET))?;
-    }
-    loop {
-        let mut pieces = Vec::new();
-        for file in &mut files {
-            let mut piece = Vec::with_capacity(PIECE_BYTES as usize);
-            file.take(PIECE_BYTES).read_to_end(&mut piece)?;
-            pieces.push(piece);
-        }
-        if pieces.windows(2).any(|pair| pair[0] != pair[1]) {
-            return Ok(false);
-        }
-        if pieces[0].is_empty() {
-            return Ok(true);
-        }
     }
 }

@@ -43,7 +43,7 @@ fn word(status: &Status, radiator: &str) -> Option<String> {
 
 fn wait_for_word(home: &RecordHome, radiator: &str, words: &str) -> Result<Status> {
     let said = |s: &Status| word(s, radiator).is_some_and(|w| w.contains(words));
-    Ok(home.home.wait(60, &format!("`{words}` of {radiator}"), said)?)
+    home.home.wait(60, &format!("`{words}` of {radiator}"), said)
 }
 
 fn runs_on(home: &RecordHome, not: &[&str]) -> Result<String> {

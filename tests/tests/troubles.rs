@@ -137,5 +137,12 @@ fn a_full_disk_of_the_active_is_told_of_loses_nothing_and_heals_when_there_is_sp
         Ok(())
     };
     home.through(full).unwrap();
+    // What was given up takes no room from what was made in its place.
+    until(Duration::from_secs(30), "the old image to be gone", || {
+        let look = format!("ls $THERMIDOR_DATA/volumes/{SERVICE}");
+        let kept = home.radiator(&active).unwrap().run("sh", &["-c", &look])?;
+        Ok((!kept.contains(".aside")).then_some(()))
+    })
+    .unwrap();
     home.replicas_alike().unwrap();
 }

@@ -112,6 +112,18 @@ fn reading_verbs_answer_in_three_forms(home: &RecordHome, active: &str) {
     assert!(out(&ask(salon, "ps")).contains(active));
 }
 
+fn replicas_are_compared_from_wherever_one_sits(home: &RecordHome) {
+    for name in RADIATORS {
+        let compared = ask(home.radiator(name).unwrap(), "volume check record");
+        let said = out(&compared);
+        assert!(compared.status.success() && said.contains("record: all replicas are alike"), "{compared:?}");
+    }
+    let salon = home.radiator("salon").unwrap();
+    let shown = json(salon, "volume show record")["items"][0]["check"].clone();
+    assert!(shown["ended_ms"].as_u64().unwrap() > 0 && shown["repaired_ever"] == 0, "{shown}");
+    assert!(out(&ask(salon, "volume show record")).contains("compared    last "));
+}
+
 fn what_needs_no_home_is_there(home: &RecordHome) {
     let salon = home.radiator("salon").unwrap();
     for shell in ["bash", "zsh", "fish"] {
@@ -139,6 +151,7 @@ fn refusals_have_their_code_and_name_the_next_command(home: &RecordHome) {
         ("volume rm nope --yes", "thermidor volume ls"),
         ("volume rm record --yes", "thermidor apply"),
         ("volume promote record bureau", "--accept-loss"),
+        ("volume check nope", "thermidor volume ls"),
         ("mail account ls", "--service"),
         ("secret rm nope", "thermidor secret ls"),
         ("leave nope --stolen", "thermidor radiator ls"),
@@ -223,6 +236,7 @@ fn every_verb_does_what_it_says() {
     let home = RecordHome::form("verbs").unwrap();
     let active = home.active().unwrap();
     reading_verbs_answer_in_three_forms(&home, &active);
+    replicas_are_compared_from_wherever_one_sits(&home);
     what_needs_no_home_is_there(&home);
     refusals_have_their_code_and_name_the_next_command(&home);
     snapshots_are_taken_and_looked_at_from_anywhere(&home, &active);

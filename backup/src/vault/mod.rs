@@ -11,7 +11,7 @@ mod hours;
 mod incoming;
 mod not_taken;
 mod outgoing;
-mod path;
+pub(crate) mod path;
 mod patience;
 mod refusal;
 mod server;

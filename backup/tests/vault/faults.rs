@@ -209,10 +209,10 @@ async fn uploads_at_once_do_not_pass_the_quota_together() {
 }
 
 /// A small file system that ends with the test.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn new(test: &str, at: &Path) -> Option<Self> {
+    pub fn new(test: &str, at: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("SKIPPED {test}: mounting a small file system takes root");
             return None;

@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod cable;
 mod faults;
 mod hours;
 mod memory;
 mod past;
 mod power;
 mod protocol;
+mod prune;
 mod restic;
 mod stage;
+mod supervised;
 mod visit;

@@ -142,9 +142,11 @@ impl State {
         let why = if compelled { Why::Planned } else { Why::Heat };
         if let Some(s) = self.services.get_mut(service) {
             s.phase = Phase::Stop { next };
-            s.moving = Some(Moving { from, to: next, why });
+            // one that is to go nowhere does not move, and keeps no other service from moving
+            s.moving = next.map(|to| Moving { from, to: Some(to), why });
         }
-        self.tell(at, Weight::Note, &format!("active/{service}"), reason.to_string());
+        let weight = if next.is_some() { Weight::Note } else { Weight::Mail };
+        self.tell(at, weight, &format!("active/{service}"), reason.to_string());
         Ok(Outcome::Done)
     }
 

@@ -316,6 +316,22 @@ fn a_shared_folder_is_in_sync_wherever_it_is_and_stays_so_when_its_active_is_los
     home.refuses(promote, "no older replica");
 }
 
+#[test]
+fn the_image_of_a_replica_taken_out_behind_the_others_is_to_go_and_that_of_one_in_sync_stays() {
+    let mut home = Home::with_mail();
+    let remove = |home: &mut Home, node| {
+        let set_was = home.set();
+        home.apply(Command::RemoveReplica { volume: box_volume(), set_was, node })
+    };
+    assert!(matches!(remove(&mut home, 3), Outcome::Set(_)));
+    let gone = |home: &Home| home.0.removed_images.iter().map(|r| (r.node, r.id)).collect::<Vec<_>>();
+    assert_eq!(gone(&home), [(3, ReplicaId(3))]);
+    let (epoch, set_was) = (home.0.volumes[&box_volume()].epoch, home.set());
+    home.apply(Command::JoinSet { volume: box_volume(), epoch, set_was, node: 2, id: ReplicaId(2) });
+    assert!(matches!(remove(&mut home, 2), Outcome::Set(_)));
+    assert_eq!(gone(&home), [(3, ReplicaId(3))]);
+}
+
 fn sealed(key: u64, byte: u8) -> Sealed {
     Sealed { nonce: [0; 12], bytes: vec![byte], key }
 }

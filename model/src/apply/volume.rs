@@ -3,7 +3,8 @@
 use super::{Applied, invalid, stale};
 use crate::command::{Outcome, Refusal};
 use crate::name::{NodeId, ReplicaId, ServiceName, UnixMs, VolumeName};
-use crate::state::{Role, State, Volume, Weight};
+use crate::spec::VolumeDriver;
+use crate::state::{RemovedImage, Role, State, Volume, Weight};
 
 impl State {
     fn volume_at(&self, name: &VolumeName, epoch: Option<u64>, set_was: u64) -> Result<&Volume, Refusal> {
@@ -85,6 +86,15 @@ impl State {
         }
         if volume.in_sync.contains(&node) && volume.in_sync.len() == 1 {
             return invalid(format!("{} holds the last in-sync replica of {name}", self.name_of(node)));
+        }
+        // One that is not in sync holds nothing that the others lack: its image goes, for a new one may need the room.
+        if let Some(id) = volume.replicas.get(&node).copied().filter(|_| !volume.in_sync.contains(&node)) {
+            self.removed_images.push(RemovedImage {
+                volume: name.clone(),
+                node,
+                id,
+                driver: VolumeDriver::Replicated,
+            });
         }
         let remove = |volume: &mut Volume| {
             volume.replicas.remove(&node);

@@ -33,6 +33,9 @@ pub const FIRST_START_WAIT_MS: u64 = 3_000;
 /// How long an active that was just chosen may take to ask for its lease, ms.
 pub const START_GRACE_MS: u64 = 2_000;
 
+/// An active that is silent for so long, while nobody can take over, is the active no more, ms.
+pub const GONE_MS: u64 = 10_000;
+
 /// An active that loses its lease again within this time goes elsewhere, ms.
 pub const AGAIN_MIN_MS: u64 = 30_000;
 

@@ -3,8 +3,8 @@
 
 use super::service::{Case, Decided};
 use super::view::within;
-use super::{AGAIN_MIN_MS, START_GRACE_MS};
-use crate::command::Why;
+use super::{AGAIN_MIN_MS, GONE_MS, START_GRACE_MS};
+use crate::command::{Command, Why};
 use crate::name::NodeId;
 use crate::state::Phase;
 
@@ -18,10 +18,10 @@ pub(super) fn lost(case: &Case<'_>, active: NodeId) -> Decided {
             return (vec![], format!("{name} is stopping in {here}"));
         }
         let to = next.filter(|n| case.feasible(*n)).or_else(|| other(case, active));
-        return to.map_or_else(Decided::default, |to| failover(case, active, to));
+        return to.map_or_else(|| gone(case, active), |to| failover(case, active, to));
     }
     if !here_is_lively {
-        return other(case, active).map_or_else(Decided::default, |to| failover(case, active, to));
+        return other(case, active).map_or_else(|| gone(case, active), |to| failover(case, active, to));
     }
     if within(view.now, case.service.since_ms, START_GRACE_MS) {
         return (vec![], format!("{name} is being started in {here}"));
@@ -43,6 +43,25 @@ pub(super) fn lost(case: &Case<'_>, active: NodeId) -> Decided {
 fn other(case: &Case<'_>, active: NodeId) -> Option<NodeId> {
     let lively = case.others(active).find(|r| case.view.lively(r.node));
     lively.or_else(|| case.others(active).next()).map(|r| r.node)
+}
+
+/// Nobody can take over. Once the active is silent for long its name is taken away, as if it had said itself that it
+/// stopped: whoever holds the data starts the service when it returns, or a person promotes an older replica.
+fn gone(case: &Case<'_>, active: NodeId) -> Decided {
+    let (view, name) = (case.view, case.name);
+    if view.silence(active).min(view.observed.leading_ms) < GONE_MS {
+        return Decided::default();
+    }
+    let (service, epoch_was) = (name.clone(), case.service.epoch);
+    let command = match case.service.phase {
+        Phase::Run => {
+            let here = view.name(active);
+            let reason = format!("{name} is active nowhere: {here} is silent, and nobody can take over");
+            Command::Stop { service, epoch_was, next: None, reason }
+        }
+        Phase::Stop { .. } => Command::Stopped { service, epoch_was, node: active },
+    };
+    (vec![command], String::new())
 }
 
 fn again(case: &Case<'_>, active: NodeId) -> Decided {

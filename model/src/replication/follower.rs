@@ -1,6 +1,8 @@
 //! The replica's side: refuses what is old or foreign, stores in order, makes durable, acknowledges.
 
-use super::frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
+mod examine;
+
+use super::frame::{EXTENT_BYTES, Extents, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 use super::local::{Local, LocalEffect, LocalEvent, UNKNOWN};
 use super::{Limits, Rules};
 use std::collections::VecDeque;
@@ -88,9 +90,15 @@ struct Session {
     frames: u64,
     unacked: (u64, u64),
     flushes: VecDeque<(u64, u64)>,
+    /// The active's line and map, to be taken when the image has settled.
+    map: Option<(u64, Extents)>,
     /// A flush behind everything that is durable everywhere: once it is durable here too no mark is needed.
     sweep_at: u64,
     asked: VecDeque<(u64, Vec<u64>)>,
+    /// Looks under way: their number by handle.
+    examining: std::collections::BTreeMap<u64, u64>,
+    /// Extents to be sent, once everything before is stored.
+    fetches: VecDeque<(u64, u64)>,
     last_handle: u64,
 }
 
@@ -114,7 +122,7 @@ impl Follower {
     /// For tests that break a rule.
     pub fn with_rules(image: Image, limits: Limits, rules: Rules) -> Self {
         Self {
-            local: Local::new(image, UNKNOWN, limits.marked_max, rules.mark_first),
+            local: Local::new(image, UNKNOWN, &limits, &rules),
             rules,
             session: None,
             positioned: false,
@@ -241,8 +249,7 @@ impl Follower {
         self.local.drop_queued();
         if epoch != self.local.header.promised {
             self.local.header.promised = epoch;
-            (self.local.clean, self.local.durable) = (0, 0);
-            self.local.retouch(true, UNKNOWN);
+            self.local.begin_epoch();
             self.local.save_header();
         }
         self.positioned = false;
@@ -258,8 +265,11 @@ impl Follower {
             frames: 0,
             unacked: (0, 0),
             flushes: VecDeque::new(),
+            map: None,
             sweep_at: 0,
             asked: VecDeque::new(),
+            examining: std::collections::BTreeMap::new(),
+            fetches: VecDeque::new(),
             last_handle: 0,
         });
     }
@@ -293,16 +303,22 @@ impl Follower {
                 let kind = if hole { OpKind::Zero } else { OpKind::Write };
                 self.store(handle, seq, Op { kind, offset: extent * EXTENT_BYTES, len });
             }
-            Frame::Flush { seq, all_durable } => {
+            Frame::Map { line, noted } => session.map = Some((line, noted)),
+            Frame::Flush { seq, all_durable, everywhere } => {
                 session.marking = true;
                 session.flushes.push_back((seq, session.begins));
                 if all_durable + 1 == seq {
                     session.sweep_at = seq;
                 }
                 self.local.clean = self.local.clean.max(all_durable);
+                self.local.everywhere = self.local.everywhere.max(everywhere);
                 self.local.sync(seq);
             }
             Frame::AskHashes { extents } => session.asked.push_back((session.last_handle, extents)),
+            Frame::Examine { seq, extent } => self.examine(handle, seq, extent),
+            Frame::Seal { extent, hash } => self.local.seal(extent, hash),
+            Frame::Fetch { extent } => self.fetch(extent),
+            Frame::Progress(record) => self.out.push(FollowerEffect::Local(LocalEffect::Note(record))),
             other => self.refuse(id, Refusal::Unexpected(kind(&other).into())),
         }
     }
@@ -321,6 +337,9 @@ impl Follower {
 
     fn answered(&mut self, event: &LocalEvent) {
         let synced = self.local.answered(event);
+        if let LocalEvent::Examined { id, found } = event {
+            return self.examined(*id, *found);
+        }
         let Some(session) = &mut self.session else { return };
         if let LocalEvent::Stored { id } = event {
             session.stored_early.insert(*id);
@@ -355,8 +374,9 @@ impl Follower {
 
     /// Everything up to `seq` is durable: the image is as the active's was.
     fn settle(&mut self, seq: u64) {
-        let Some(session) = &self.session else { return };
+        let Some(session) = &mut self.session else { return };
         let epoch = session.epoch;
+        let map = session.map.take();
         let torn = self.local.header.torn;
         let swept = session.sweep_at == seq;
         self.local.retouch(torn, seq);
@@ -364,9 +384,15 @@ impl Follower {
         if swept {
             self.local.sweep();
         }
+        let taught = map.is_some();
+        if let Some((line, noted)) = map {
+            let noted = if self.rules.take_map { noted } else { Extents::default() };
+            self.local.adopt(line, &noted, seq);
+        }
         let header = &mut self.local.header;
-        if torn || header.epoch != epoch {
-            (header.epoch, header.durable_seq, header.torn) = (epoch, seq, false);
+        if torn || taught || header.epoch != epoch {
+            let known = if header.epoch == epoch { header.durable_seq } else { 0 };
+            (header.epoch, header.durable_seq, header.torn) = (epoch, seq.max(known), false);
             self.local.save_header();
         } else {
             header.durable_seq = header.durable_seq.max(seq);
@@ -386,13 +412,14 @@ impl Follower {
         let mut out = Vec::new();
         self.local.pump(&mut out);
         self.out.extend(out.into_iter().map(FollowerEffect::Local));
+        self.send_fetched();
         let idle = self.local.is_idle();
         let Some(session) = &mut self.session else { return };
         let id = session.id;
         if !session.presented && idle {
             session.presented = true;
-            let marked = self.local.marks().collect();
-            self.send(id, Frame::Present { header: self.local.header.clone(), marked });
+            let (marked, noted) = (self.local.marks().collect(), self.local.map().collect());
+            self.send(id, Frame::Present { header: self.local.header.clone(), marked, noted });
         } else if session.asked.front().is_some_and(|(after, _)| self.local.stored_up_to(*after))
             && let Some((_, extents)) = session.asked.pop_front()
         {
@@ -410,10 +437,17 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Op { .. } => "Op",
         Frame::Copy { .. } => "Copy",
         Frame::Flush { .. } => "Flush",
+        Frame::Map { .. } => "Map",
         Frame::AskHashes { .. } => "AskHashes",
         Frame::Hashes { .. } => "Hashes",
         Frame::Ack { .. } => "Ack",
         Frame::Ping => "Ping",
         Frame::Failed { .. } => "Failed",
+        Frame::Examine { .. } => "Examine",
+        Frame::Examined { .. } => "Examined",
+        Frame::Seal { .. } => "Seal",
+        Frame::Fetch { .. } => "Fetch",
+        Frame::Extent { .. } => "Extent",
+        Frame::Progress(_) => "Progress",
     }
 }

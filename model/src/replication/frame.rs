@@ -1,5 +1,6 @@
 //! What passes between active and replica, and what an image says of itself.
 
+use super::scrub::{Found, Record};
 use crate::name::{NodeId, ReplicaId, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::ops::RangeInclusive;
 pub const EXTENT_BYTES: u64 = 1 << 20;
 
 /// Version of [`Frame`] and [`ImageHeader`].
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// What an operation does to its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +73,9 @@ pub struct ImageHeader {
     pub torn: bool,
     /// It had an I/O error; never again a member.
     pub failed: bool,
+    /// What its map counts from, named by the epoch in which that began. Images of the same line are equal
+    /// wherever neither of their maps has an extent. 0: its map says nothing.
+    pub line: u64,
 }
 
 impl ImageHeader {
@@ -87,6 +91,7 @@ impl ImageHeader {
             durable_seq: 0,
             torn: false,
             failed: false,
+            line: 0,
         }
     }
 }
@@ -98,6 +103,37 @@ pub struct Image {
     pub header: ImageHeader,
     /// The extents durably marked: their last writes may differ between replicas.
     pub marked: BTreeSet<u64>,
+    /// The dirty-extent map: what was written since every replica of the volume was last known to be equal.
+    pub noted: BTreeSet<u64>,
+}
+
+/// Some extents of a volume: a bit for each, up to the last of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Extents(Vec<u8>);
+
+impl Extents {
+    /// Those of them that a volume of so many extents has.
+    pub fn within(&self, count: u64) -> impl Iterator<Item = u64> + '_ {
+        let bytes = (0..).zip(&self.0).filter(|(_, byte)| **byte != 0);
+        let bits = bytes.flat_map(|(at, byte)| {
+            (0..8).filter(move |bit| byte & (1 << bit) != 0).map(move |bit| at * 8 + bit)
+        });
+        bits.take_while(move |extent| *extent < count)
+    }
+}
+
+impl FromIterator<u64> for Extents {
+    fn from_iter<T: IntoIterator<Item = u64>>(extents: T) -> Self {
+        let mut bytes = Vec::new();
+        for extent in extents {
+            let at = (extent / 8) as usize;
+            if at >= bytes.len() {
+                bytes.resize(at + 1, 0);
+            }
+            bytes[at] |= 1 << (extent % 8);
+        }
+        Self(bytes)
+    }
 }
 
 /// Why a replica does not take an active's stream.
@@ -141,6 +177,8 @@ pub enum Frame {
         header: ImageHeader,
         /// Its marked extents.
         marked: Vec<u64>,
+        /// Its map.
+        noted: Extents,
     },
     /// Replica to active: no. The session ends.
     Refused(Refusal),
@@ -173,6 +211,15 @@ pub enum Frame {
         seq: u64,
         /// Every in-sync member holds everything up to here durably: older marks may go.
         all_durable: u64,
+        /// Every replica there is holds everything up to here durably: older entries of the map may go.
+        everywhere: u64,
+    },
+    /// Active to replica, before the flush that settles it: once it has settled, its map is of this line.
+    Map {
+        /// Of which line.
+        line: u64,
+        /// What the active's own map has; to be added.
+        noted: Extents,
     },
     /// Active to replica: hash these extents as they are after the frames before this one.
     AskHashes {
@@ -198,6 +245,43 @@ pub enum Frame {
         /// The error.
         error: String,
     },
+    /// Active to replica: look at this extent as it is after the frames before this one and before those after it.
+    Examine {
+        /// Its number in this epoch.
+        seq: u64,
+        /// Which extent.
+        extent: u64,
+    },
+    /// Replica to active, answers `Examine`.
+    Examined {
+        /// The number asked under.
+        seq: u64,
+        /// What it found.
+        found: Found,
+    },
+    /// Active to replica: every replica holds this extent alike, as it is after the frames before this one.
+    Seal {
+        /// Which extent.
+        extent: u64,
+        /// BLAKE3 of it.
+        hash: [u8; 32],
+    },
+    /// Active to replica: send this extent as it is after the frames before this one.
+    Fetch {
+        /// Which extent.
+        extent: u64,
+    },
+    /// Replica to active, answers `Fetch`.
+    Extent {
+        /// Which extent.
+        extent: u64,
+        /// Its bytes.
+        len: u64,
+        /// All zero; no bytes follow.
+        hole: bool,
+    },
+    /// Active to replica: how far the examination of the volume is.
+    Progress(Record),
 }
 
 impl Frame {
@@ -205,7 +289,7 @@ impl Frame {
     pub fn payload(&self) -> u64 {
         match self {
             Frame::Op { op, .. } => op.payload(),
-            Frame::Copy { len, hole: false, .. } => *len,
+            Frame::Copy { len, hole: false, .. } | Frame::Extent { len, hole: false, .. } => *len,
             _ => 0,
         }
     }

@@ -17,7 +17,8 @@
 //!    it, not before the effect was returned. If the extent is a hole it may set `hole` and send none.
 //! 2. `Store`s may run at once, for those that overlap are never outstanding together. `Stored`
 //!    means a later read or `fdatasync` sees the bytes.
-//! 3. `Mark` and `SaveHeader` are durable when answered; one of each at most is outstanding. `Sync` may
+//! 3. `Mark` and `SaveHeader` are durable when answered, what `SaveHeader` notes before the header; one of
+//!    each at most is outstanding. `Sync` may
 //!    write the given header first (its position is durable already) and is one `fdatasync`.
 //! 4. A local error of any kind is [`LocalEvent::Failed`], once is enough; nothing is tried again.
 //! 5. Session ids are never reused within a process. After `Close` or `Closed` nothing of that session
@@ -25,7 +26,10 @@
 //! 6. Every event carries the CLOCK_BOOTTIME milliseconds at which it was taken from the queue; a
 //!    `Tick` comes at least every 50 ms. Reads go to the local image, allowed while
 //!    [`Active::serving`] says so.
-//! 7. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
+//! 7. Who is to be examined for bit rot is told [`Event::Scrub`] once, after the start. A [`Frame::Extent`] carries
+//!    its bytes as a `Copy` does; the active's shell brings them as [`Event::Fetched`] and keeps them like a
+//!    request's payload.
+//! 8. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
 //!
 //! ```text
 //! Active::start(me: NodeId, volume: &VolumeName, config: &Volume, image: Image, lease_until_ms: u64,
@@ -44,10 +48,11 @@ mod active;
 mod follower;
 mod frame;
 mod local;
+pub mod scrub;
 
-pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Fetched, Grade, Progress};
 pub use follower::{Follower, FollowerEffect, FollowerEvent};
-pub use frame::{EXTENT_BYTES, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
+pub use frame::{EXTENT_BYTES, Extents, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
 pub use local::{LocalEffect, LocalEvent};
 
 /// Bounds of the protocol. Every queue and wait has its bound here.
@@ -67,8 +72,14 @@ pub struct Limits {
     /// Extents that may stay marked; what was written longest ago and is clean is unmarked beyond it.
     /// At twice as many dirty ones the device waits for a flush.
     pub marked_max: usize,
+    /// Extents that may stay in the map although every replica holds them; so many are compared for nothing
+    /// when a replica returns, and as many are written again without a durable write for the map.
+    pub noted_max: usize,
     /// Extents copied to one replica at a time.
     pub copies_max: usize,
+    /// The share of the bytes sent to a replica that its catch-up may take while the device is being written,
+    /// percent below 100; beside an idle device it takes what it can.
+    pub catch_up_percent: u64,
     /// Extents asked about in one [`Frame::AskHashes`].
     pub hashes_max: usize,
 }
@@ -82,7 +93,9 @@ impl Default for Limits {
             ring_bytes: 16 << 20,
             window_bytes: 8 << 20,
             marked_max: 128,
+            noted_max: 256,
             copies_max: 4,
+            catch_up_percent: 50,
             hashes_max: 64,
         }
     }
@@ -108,6 +121,17 @@ pub struct Rules {
     pub unknown_counts_as_in: bool,
     /// An extent is durably marked before the first write to it; off: never.
     pub mark_first: bool,
+    /// Only a map of the active's own line is trusted.
+    pub same_line: bool,
+    /// Whoever takes the active's line takes its map too: what was written under another active while it
+    /// was away itself.
+    pub take_map: bool,
+    /// An extent stays in the map until every replica holds it, the missing ones too; off: every member.
+    pub note_for_all: bool,
+    /// A replica looks at an extent at its place in the stream, not when it is asked.
+    pub look_in_order: bool,
+    /// No write to an extent is begun while it is repaired.
+    pub hold_repaired: bool,
 }
 
 impl Default for Rules {
@@ -121,6 +145,11 @@ impl Default for Rules {
             wait_for_all: true,
             unknown_counts_as_in: true,
             mark_first: true,
+            same_line: true,
+            take_map: true,
+            note_for_all: true,
+            look_in_order: true,
+            hold_repaired: true,
         }
     }
 }

@@ -42,7 +42,9 @@ pub fn config(replicas: &[NodeId], in_sync: &[NodeId]) -> Volume {
 pub fn image(node: NodeId, marked: &[u64]) -> Image {
     let mut header = ImageHeader::new(name(), id_of(node), SIZE);
     (header.promised, header.epoch, header.durable_seq) = (EPOCH - 1, EPOCH - 1, 40);
-    Image { header, marked: marked.iter().copied().collect() }
+    header.line = 1;
+    let noted = marked.iter().copied().collect();
+    Image { header, marked: marked.iter().copied().collect(), noted }
 }
 
 pub fn write(block: u64) -> Op {
@@ -86,7 +88,7 @@ impl Bench {
                 Effect::Local(LocalEffect::Store { id, .. }) => LocalEvent::Stored { id: *id },
                 Effect::Local(LocalEffect::Mark { .. }) => LocalEvent::Marked,
                 Effect::Local(LocalEffect::Sync { id, .. }) if !self.slow => LocalEvent::Synced { id: *id },
-                Effect::Local(LocalEffect::SaveHeader(_)) => LocalEvent::HeaderSaved,
+                Effect::Local(LocalEffect::SaveHeader { .. }) => LocalEvent::HeaderSaved,
                 _ => {
                     self.effects.push(effect);
                     continue;
@@ -124,8 +126,8 @@ impl Bench {
     /// The session to a replica is numbered like its radiator.
     pub fn connect(&mut self, node: NodeId, image: Image) {
         self.hear(Event::Connected { replica: node, session: node });
-        let marked = image.marked.into_iter().collect();
-        self.say(node, Frame::Present { header: image.header, marked });
+        let (marked, noted) = (image.marked.into_iter().collect(), image.noted.into_iter().collect());
+        self.say(node, Frame::Present { header: image.header, marked, noted });
     }
 
     pub fn close(&mut self, node: NodeId) {

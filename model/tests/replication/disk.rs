@@ -3,6 +3,7 @@
 use crate::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 use thermidor_model::NodeId;
+use thermidor_model::replication::scrub::{Found, Record, Seal};
 use thermidor_model::replication::{EXTENT_BYTES, Image, ImageHeader, Op, OpKind};
 
 /// What the simulator writes at once; four make an extent.
@@ -18,10 +19,12 @@ pub type Hashes = Vec<(u64, [u8; 32])>;
 pub enum Job {
     Store { id: u64, op: Op, tags: Vec<u64> },
     Sync { id: u64, header: Option<ImageHeader>, seen: Vec<usize> },
-    Mark { mark: Vec<u64>, unmark: Vec<u64> },
-    Save(ImageHeader),
+    Mark { mark: Vec<u64>, unmark: Vec<u64>, note: Vec<u64>, forget: Vec<u64> },
+    Save { header: ImageHeader, note: Vec<u64> },
     Hash { session: u64, extents: Vec<u64> },
     Compare { replica: NodeId, session: u64, hashes: Hashes },
+    Examine { id: u64, extent: u64 },
+    Read { extent: u64 },
 }
 
 /// One image. Each block holds the tag of the write that made it; 0 is empty.
@@ -29,9 +32,13 @@ pub enum Job {
 pub struct Disk {
     pub header: ImageHeader,
     pub marked: BTreeSet<u64>,
+    pub noted: BTreeSet<u64>,
     stable: Vec<u64>,
     cached: Vec<Vec<u64>>,
     jobs: BTreeMap<u64, Job>,
+    seals: BTreeMap<u64, [u8; 32]>,
+    /// How far the search for bit rot was noted to be.
+    pub record: Record,
     pub bad: bool,
 }
 
@@ -41,15 +48,18 @@ impl Disk {
         Self {
             header,
             marked: BTreeSet::new(),
+            noted: BTreeSet::new(),
             stable: vec![0; count],
             cached: vec![vec![]; count],
             jobs: BTreeMap::new(),
+            seals: BTreeMap::new(),
+            record: Record::default(),
             bad: false,
         }
     }
 
     pub fn image(&self) -> Image {
-        Image { header: self.header.clone(), marked: self.marked.clone() }
+        Image { header: self.header.clone(), marked: self.marked.clone(), noted: self.noted.clone() }
     }
 
     pub fn read(&self, block: usize) -> u64 {
@@ -104,14 +114,60 @@ impl Disk {
                     self.header = header.clone();
                 }
             }
-            Job::Mark { mark, unmark } => {
+            Job::Mark { mark, unmark, note, forget } => {
+                self.seals.retain(|extent, _| !mark.contains(extent));
                 self.marked.extend(mark);
                 self.marked.retain(|extent| !unmark.contains(extent));
+                self.noted.extend(note);
+                self.noted.retain(|extent| !forget.contains(extent));
             }
-            Job::Save(header) => self.header = header.clone(),
-            Job::Hash { .. } | Job::Compare { .. } => {}
+            Job::Save { header, note } => {
+                self.noted.extend(note);
+                self.save(header);
+            }
+            Job::Hash { .. } | Job::Compare { .. } | Job::Examine { .. } | Job::Read { .. } => {}
         }
         Some(job)
+    }
+
+    /// The map is gone, as after an upgrade from a program that kept none.
+    pub fn lose_map(&mut self) {
+        self.header.line = 0;
+        self.noted.clear();
+    }
+
+    /// Whether the map of this or that image says that they may differ in an extent.
+    pub fn either_notes(&self, other: &Disk, extent: u64) -> bool {
+        [self, other].iter().any(|disk| disk.noted.contains(&extent) || disk.marked.contains(&extent))
+    }
+
+    fn save(&mut self, header: &ImageHeader) {
+        if header.torn {
+            self.seals.clear();
+        }
+        self.header = header.clone();
+    }
+
+    /// Seals an extent: in order with marks and headers, so at once.
+    pub fn seal(&mut self, extent: u64, hash: [u8; 32]) {
+        self.seals.insert(extent, hash);
+    }
+
+    /// What a look at the platter finds.
+    pub fn examine(&self, extent: u64) -> Found {
+        let hash = self.hash(extent);
+        let seal = match self.seals.get(&extent) {
+            None => Seal::Absent,
+            Some(sealed) if *sealed == hash => Seal::Whole,
+            Some(_) => Seal::Broken,
+        };
+        Found { hash: Some(hash), seal }
+    }
+
+    /// A block that lies on the platter only turns into something else; gives what it was.
+    pub fn rot(&mut self, block: usize, tag: u64) -> Option<u64> {
+        let on_platter = self.cached[block].is_empty();
+        on_platter.then(|| std::mem::replace(&mut self.stable[block], tag))
     }
 
     /// The process is gone; with `power` the page cache too.
@@ -125,17 +181,30 @@ impl Disk {
                         }
                     }
                 }
-                Job::Sync { header: Some(header), .. } | Job::Save(header) if dice.permille(500) => {
-                    self.header = header;
+                Job::Sync { header: Some(header), .. } if dice.permille(500) => {
+                    self.save(&header);
                 }
-                Job::Mark { mark, unmark } => {
+                Job::Save { header, note } => {
+                    let most = note.len();
+                    let first: Vec<u64> = note.into_iter().filter(|_| dice.permille(500)).collect();
+                    // what is noted comes before the header
+                    if first.len() == most && dice.permille(500) {
+                        self.save(&header);
+                    }
+                    self.noted.extend(first);
+                }
+                Job::Mark { mark, unmark, note, forget } => {
+                    self.seals.retain(|extent, _| !mark.contains(extent));
                     self.marked.extend(mark.into_iter().filter(|_| dice.permille(500)));
                     self.marked.retain(|extent| !unmark.contains(extent) || dice.permille(500));
+                    self.noted.extend(note.into_iter().filter(|_| dice.permille(500)));
+                    self.noted.retain(|extent| !forget.contains(extent) || dice.permille(500));
                 }
                 _ => {}
             }
         }
         if power {
+            self.seals.retain(|_, _| dice.permille(700));
             for (stable, cached) in self.stable.iter_mut().zip(&mut self.cached) {
                 cached.push(*stable);
                 *stable = dice.pick(cached).unwrap_or_default();

@@ -1,13 +1,13 @@
 //! What goes wrong, what the leader does about it, and what must hold all the same.
 
-use crate::disk::BLOCK;
+use crate::disk::{BLOCK, Disk};
 use crate::world::{Happening, LEASE_MS, MARGIN_MS, MS, Machine, Node, World};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use thermidor_model::NodeId;
 use thermidor_model::command::{Command, Outcome, Why};
-use thermidor_model::replication::{Answer, Event};
+use thermidor_model::replication::{Answer, EXTENT_BYTES, Event};
 use thermidor_model::testing::{box_volume, mail};
 
 impl World {
@@ -190,6 +190,9 @@ impl World {
         node.lease = (0, 0);
         if let Some(disk) = &mut node.disk {
             disk.crash(power, &mut dice);
+            if dice.permille(60) {
+                disk.lose_map();
+            }
         }
         self.dice = dice;
         self.check_member(id, 0..(self.size_bytes / BLOCK) as usize);
@@ -207,6 +210,7 @@ impl World {
         let long = [30, 120, 400, 900][self.dice.range(0, 4) as usize];
         let until = self.now_us + self.dice.range(5, long) * MS;
         let volume = self.raft.volume().clone();
+        self.rot_something(id);
         match self.dice.range(0, 20) {
             0..=3 => self.crash(id, true, long),
             4 => self.crash(id, false, long),
@@ -297,9 +301,41 @@ impl World {
 
     /// No member of the in-sync set could lose what was flushed, if it lost power now.
     pub fn check_members(&mut self) {
+        self.check_maps();
         let members: Vec<NodeId> = self.raft.volume().in_sync.iter().copied().collect();
         for member in members {
             self.check_member(member, 0..(self.size_bytes / BLOCK) as usize);
+        }
+    }
+
+    /// Whatever a loss of power left of them, two images of a line are equal where neither's map says otherwise.
+    fn check_maps(&mut self) {
+        let replicas = &self.raft.volume().replicas;
+        let disk = |(id, replica): (&NodeId, _)| {
+            self.nodes[id].disk.as_ref().filter(|d| d.header.replica == replica)
+        };
+        let disks: Vec<(NodeId, &Disk)> =
+            replicas.iter().filter_map(|(id, replica)| Some((*id, disk((id, *replica))?))).collect();
+        let kept = |disk: &Disk| disk.header.line != 0 && !disk.header.failed;
+        let mut wrong = None;
+        for (at, (one, disk)) in disks.iter().enumerate().filter(|(_, (_, disk))| kept(disk)) {
+            for (other, other_disk) in disks[at + 1..]
+                .iter()
+                .filter(|(_, other)| kept(other) && other.header.line == disk.header.line)
+            {
+                let differs = (0..(self.size_bytes / BLOCK) as usize).find(|block| {
+                    let extent = *block as u64 * BLOCK / EXTENT_BYTES;
+                    // What rotted is for the search to find; no map knows of it.
+                    let could_be = disk.could_be(*block).chain(other_disk.could_be(*block));
+                    let held: BTreeSet<u64> = could_be.map(|tag| self.rot.was(tag)).collect();
+                    held.len() > 1 && !disk.either_notes(other_disk, extent)
+                });
+                wrong = wrong
+                    .or(differs.map(|block| format!("the maps of {one} and {other} miss block {block}")));
+            }
+        }
+        if let Some(text) = wrong {
+            self.violate(text);
         }
     }
 
@@ -313,7 +349,8 @@ impl World {
         else {
             return;
         };
-        let bad = |block: &usize| disk.could_be(*block).any(|tag| !self.client.allows(*block, tag));
+        let allows = |block, tag| self.client.allows(block, self.rot.was(tag));
+        let bad = |block: &usize| disk.could_be(*block).any(|tag| !allows(*block, tag));
         if let Some(block) = within.find(bad) {
             let could_be: Vec<u64> = disk.could_be(block).collect();
             let may_hold = self.client.may_hold(block);
@@ -355,7 +392,7 @@ impl World {
         for id in &replicas {
             let Some(disk) = &self.nodes[id].disk else { return format!("{id} has no disk") };
             for extent in 0..self.size_bytes.div_ceil(thermidor_model::replication::EXTENT_BYTES) {
-                if disk.extent(extent) != truth.extent(extent) {
+                if disk.extent(extent) != truth.extent(extent) && !self.is_told(active, extent) {
                     return format!("extent {extent} differs on {id} from the active's on {active}");
                 }
             }

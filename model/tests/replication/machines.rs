@@ -83,6 +83,7 @@ impl World {
                     self.takeovers += 1;
                     self.note(|| format!("{id} is active in epoch {} marks {:?}", view.epoch, image.marked));
                     self.active_effects(id, effects);
+                    self.begin_to_scrub(id);
                     for to in view.replicas.keys().filter(|to| **to != id) {
                         self.after(0, 10, Happening::Connect { node: id, life, to: *to });
                     }
@@ -122,7 +123,8 @@ impl World {
             self.node(id).attached = true;
             let epoch = self.epoch_of(id);
             let disk = self.nodes[&id].disk.as_ref().unwrap();
-            if let Err(broken) = self.client.attach(id, epoch, |block| disk.read(block)) {
+            let rot = &self.rot;
+            if let Err(broken) = self.client.attach(id, epoch, |block| rot.was(disk.read(block))) {
                 self.violate(broken);
             }
         }
@@ -165,6 +167,7 @@ impl World {
                 Effect::Local(local) => self.local(id, local, true),
                 Effect::Number { request, seq } => {
                     if let Some(tags) = self.node(id).requests.remove(&request) {
+                        self.numbered(id, request, &tags);
                         self.node(id).buffers.insert(seq, tags);
                     }
                 }
@@ -196,6 +199,8 @@ impl World {
                 Effect::Compare { replica, session, hashes } => {
                     self.job(id, Job::Compare { replica, session, hashes });
                 }
+                Effect::ReadExtent { extent } => self.job(id, Job::Read { extent }),
+                Effect::Differs { extent, found } => self.differs(id, extent, &found),
                 Effect::Reply { request, ok } => self.reply(id, request, ok),
                 Effect::Propose(command) => self.propose(id, command),
                 Effect::Fenced { why } => {
@@ -236,9 +241,22 @@ impl World {
                     other => return self.violate(format!("{id} has {other:?} for {number} {op:?}")),
                 }
             }
-            LocalEffect::Mark { mark, unmark } => Job::Mark { mark, unmark },
+            LocalEffect::Mark { mark, unmark, note, forget } => Job::Mark { mark, unmark, note, forget },
             LocalEffect::Sync { id, header } => Job::Sync { id, header, seen: vec![] },
-            LocalEffect::SaveHeader(header) => Job::Save(header),
+            LocalEffect::SaveHeader { header, note } => Job::Save { header, note },
+            LocalEffect::Examine { id, extent } => Job::Examine { id, extent },
+            LocalEffect::Seal { extent, hash } => {
+                if let Some(disk) = &mut self.node(id).disk {
+                    disk.seal(extent, hash);
+                }
+                return;
+            }
+            LocalEffect::Note(record) => {
+                if let Some(disk) = &mut self.node(id).disk {
+                    disk.record = record;
+                }
+                return;
+            }
         };
         self.job(id, job);
     }
@@ -274,7 +292,14 @@ impl World {
             }
             Some(Job::Sync { id, .. }) => LocalEvent::Synced { id },
             Some(Job::Mark { .. }) => LocalEvent::Marked,
-            Some(Job::Save(_)) => LocalEvent::HeaderSaved,
+            Some(Job::Save { .. }) => LocalEvent::HeaderSaved,
+            Some(Job::Examine { id: number, extent }) => {
+                LocalEvent::Examined { id: number, found: disk.examine(extent) }
+            }
+            Some(Job::Read { extent }) => {
+                let tags = disk.extent(extent);
+                return self.fetched(id, id, extent, tags);
+            }
             Some(Job::Hash { session, extents }) => {
                 let hashes = extents.into_iter().map(|x| (x, disk.hash(x))).collect();
                 return self.tell_follower(id, FollowerEvent::Hashed { session, hashes });

@@ -50,10 +50,16 @@ impl World {
         if self.nodes[&id].life != life {
             packet = None;
         }
-        if let Some((Frame::Copy { extent, hole, .. }, payload)) = &mut packet {
+        if let Some((Frame::Copy { extent, hole, .. } | Frame::Extent { extent, hole, .. }, payload)) =
+            &mut packet
+        {
             *payload = self.nodes[&id].disk.as_ref().map(|d| d.extent(*extent)).unwrap_or_default();
             *hole = payload.iter().all(|tag| *tag == 0);
         }
+        if let Some((Frame::Copy { .. }, payload)) = &packet {
+            self.rot.copied(payload);
+        }
+        let Some(connection) = self.connections.get_mut(&session) else { return };
         let pipe = &mut connection.pipes[way];
         pipe.last_us = pipe.last_us.max(self.now_us + connection.delay_us + jitter);
         pipe.travelling.push_back(packet);
@@ -84,6 +90,7 @@ impl World {
                 }
                 self.tell_follower(to, FollowerEvent::Frame { session, handle, frame });
             }
+            Some((Frame::Extent { extent, .. }, payload)) => self.fetched(to, from, extent, payload),
             Some((frame, _)) => self.tell_active(to, Event::Frame { replica: from, session, frame }),
         }
     }
@@ -124,7 +131,7 @@ impl World {
         let block = (self.dice.next() % (self.size_bytes / BLOCK)) as usize;
         if matches!(&self.nodes[&id].machine, Machine::Active(a) if a.serving(self.now_us / MS)) {
             let found = self.nodes[&id].disk.as_ref().map_or(0, |d| d.read(block));
-            if let Err(broken) = self.client.read(block, found) {
+            if let Err(broken) = self.client.read(block, self.rot.was(found)) {
                 self.violate(broken);
             }
         }
@@ -161,7 +168,8 @@ impl World {
         let count = (self.size_bytes / BLOCK) as usize;
         let wrong = members.iter().find_map(|member| {
             let disk = self.nodes[member].disk.as_ref()?;
-            let bad = |block: &usize| disk.could_be(*block).any(|tag| !self.client.allows(*block, tag));
+            let allows = |block, tag| self.client.allows(block, self.rot.was(tag));
+            let bad = |block: &usize| disk.could_be(*block).any(|tag| !allows(*block, tag));
             let block = (0..count).find(bad)?;
             let could_be: Vec<u64> = disk.could_be(block).collect();
             let may_hold = self.client.may_hold(block);

@@ -240,6 +240,7 @@ fn one_that_the_ring_does_not_cover_gets_the_extents_while_writes_go_on_and_join
     assert!(bench.sent(3).contains(&Frame::Begin { torn: true }));
     let during = bench.write(9);
     assert_eq!(bench.replies(during), [true]);
+    bench.wait(100);
     for _ in 0..4 {
         bench.say(3, Frame::Ack { frames: 1000, durable: 0 });
     }
@@ -301,7 +302,7 @@ fn a_volume_that_is_given_back_leaves_no_mark() {
         bench.acknowledge(node);
     }
     // Everybody has it, and is told so.
-    let told = Frame::Flush { seq: asked + 1, all_durable: asked };
+    let told = Frame::Flush { seq: asked + 1, all_durable: asked, everywhere: asked };
     assert!(bench.sent(2).contains(&told) && bench.sent(3).contains(&told), "{:?}", bench.sent(2));
     assert!(!detached(&bench));
     bench.acknowledge(2);

@@ -152,7 +152,6 @@ fn found(name: &str, small: Small) {
 fn pair(script: &[DeviceOp], budget: Budget, rules: Rules) -> Small {
     Small::new(2, 2, script, budget, rules)
 }
-
 const CRASH_AND_EPOCH: Budget =
     Budget { crashes: 1, cuts: 0, epochs: 1, waits: 0, losses: 0, removals: 0, connects: 1 };
 const CUT_AND_DROP: Budget =

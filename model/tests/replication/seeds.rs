@@ -21,6 +21,10 @@ struct Sum {
     flushes: u64,
     takeovers: u64,
     repaired: u64,
+    rotted: u64,
+    mended: u64,
+    told: u64,
+    copied: u64,
     /// The lowest seed that broke something, and how.
     broken: Option<(u64, String)>,
 }
@@ -39,6 +43,11 @@ fn run_some(next: &AtomicU64, end: u64, sum: &Mutex<Sum>) {
         sum.flushes += world.client.flushes;
         sum.takeovers += world.takeovers;
         sum.repaired += u64::from(world.repaired);
+        let rot = world.rot_came_to();
+        sum.rotted += rot.rotted;
+        sum.mended += rot.mended;
+        sum.told += rot.told;
+        sum.copied += rot.copied;
         if let Err(broken) = result {
             next.store(end, Ordering::Relaxed);
             if sum.broken.as_ref().is_none_or(|(known, _)| seed < *known) {
@@ -67,11 +76,15 @@ fn whatever_breaks_nothing_flushed_is_lost_and_the_home_heals() {
     if let Some((seed, broken)) = sum.broken {
         panic!("seed {seed}: {broken}\nreplay: SEED={seed} {REPLAY}");
     }
-    let Sum { flushes, takeovers, repaired, .. } = sum;
+    let Sum { flushes, takeovers, repaired, rotted, mended, told, copied, .. } = sum;
     let seconds = began.elapsed().as_secs();
     println!(
         "{seeds} seeds: {flushes} flushes, {takeovers} take-overs, {repaired} waited for a lost disk; {seconds} s"
     );
+    println!(
+        "{rotted} blocks rotted: {copied} were copied before they were found, {mended} extents repaired, {told} told as undecided"
+    );
+    assert!(mended * 20 > rotted && rotted * 2 > seeds / 4, "the search for bit rot does nothing");
     assert!(flushes > seeds * 5, "only {flushes} flushes in {seeds} seeds: the simulator does nothing");
     assert!(takeovers > seeds * 2, "only {takeovers} take-overs in {seeds} seeds");
     assert!(repaired * 20 < seeds, "{repaired} of {seeds} runs lost every in-sync disk");
@@ -124,6 +137,31 @@ fn without_counting_an_unknown_addition_it_is_noticed() {
 }
 
 #[test]
+fn without_asking_for_the_same_line_it_is_noticed() {
+    noticed(Rules { same_line: false, ..Rules::default() }, 2000);
+}
+
+#[test]
+fn without_what_was_written_under_another_active_it_is_noticed() {
+    noticed(Rules { take_map: false, ..Rules::default() }, 2000);
+}
+
+#[test]
+fn without_noting_for_the_missing_it_is_noticed() {
+    noticed(Rules { note_for_all: false, ..Rules::default() }, 2000);
+}
+
+#[test]
 fn without_marking_first_it_is_noticed() {
     noticed(Rules { mark_first: false, ..Rules::default() }, 1000);
+}
+
+#[test]
+fn without_looking_in_the_streams_order_it_is_noticed() {
+    noticed(Rules { look_in_order: false, ..Rules::default() }, 1000);
+}
+
+#[test]
+fn without_holding_what_is_repaired_it_is_noticed() {
+    noticed(Rules { hold_repaired: false, ..Rules::default() }, 4000);
 }

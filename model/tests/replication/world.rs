@@ -4,6 +4,7 @@ use crate::Dice;
 use crate::client::Client;
 use crate::disk::{BLOCK, Disk};
 use crate::raft::Raft;
+use crate::rot::Rot;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use thermidor_model::NodeId;
@@ -23,7 +24,9 @@ pub const LIMITS: Limits = Limits {
     ring_bytes: 10 * BLOCK,
     window_bytes: 8 * BLOCK,
     marked_max: 3,
+    noted_max: 4,
     copies_max: 2,
+    catch_up_percent: 50,
     hashes_max: 3,
 };
 
@@ -105,6 +108,7 @@ pub struct World {
     pub takeovers: u64,
     pub size_bytes: u64,
     pub rules: Rules,
+    pub rot: Rot,
     pub connections: BTreeMap<u64, Connection>,
     agenda: BTreeMap<(u64, u64), Happening>,
     counter: u64,
@@ -142,6 +146,7 @@ impl World {
             takeovers: 0,
             size_bytes,
             rules,
+            rot: Rot::new(seed % 4 == 3),
             connections: BTreeMap::new(),
             agenda: BTreeMap::new(),
             counter: 0,

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use thermidor_model::replication::scrub::{Pace, Record};
 use thermidor_model::replication::{self, CannotServe, DeviceOp, Event, Op, OpKind, Progress};
 use thermidor_model::state::Volume;
 use thermidor_model::{NodeId, VolumeName};
@@ -56,6 +57,15 @@ pub enum Arrived {
         session: u64,
         /// For sending.
         writer: Session,
+    },
+    /// An extent's bytes, from a replica or from here.
+    Fetched {
+        /// From which radiator.
+        from: NodeId,
+        /// Which extent.
+        extent: u64,
+        /// `None`: they could not be read.
+        payload: Option<Bytes>,
     },
     /// Something else for the machine.
     Event(Event),
@@ -102,6 +112,8 @@ pub struct View {
     pub fenced: Option<String>,
     /// All is durable everywhere after a planned detachment.
     pub detached: bool,
+    /// How far the search for bit rot is.
+    pub examination: Option<Record>,
     /// Beats of the owner loop: a number that stands still tells of a stall.
     pub beats: u64,
 }
@@ -167,6 +179,8 @@ pub struct Setting {
     pub propose: Propose,
     /// Bounds of the protocol.
     pub limits: replication::Limits,
+    /// How fast bit rot is searched for.
+    pub pace: Pace,
     /// Where proposals are waited for.
     pub runtime: tokio::runtime::Handle,
 }
@@ -178,7 +192,7 @@ impl Active {
         let state = disk.image().state();
         let size_bytes = disk.image().size_bytes();
         let now = boottime_ns() / 1_000_000;
-        let Setting { node, volume, record, right, propose, limits, runtime } = setting;
+        let Setting { node, volume, record, right, propose, limits, pace, runtime } = setting;
         let started =
             replication::Active::start(node, &volume, &record, state, right.until_ms(), limits, now);
         let (machine, effects) = match started {
@@ -205,6 +219,8 @@ impl Active {
             view: active.view.clone(),
             propose,
             runtime,
+            pace,
+            node,
             requests: 0,
             waiting: HashMap::new(),
             payloads: BTreeMap::new(),

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use thermidor_model::observe::{ReplicaReport, ReplicaState};
+use thermidor_model::observe::{CatchUp, ReplicaReport, ReplicaState};
+use thermidor_model::replication::scrub::Record;
 use thermidor_model::state::Volume;
 use thermidor_model::{NodeId, SnapshotName, VolumeName};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -57,6 +58,8 @@ pub enum Request {
     UnmountSnapshot(SnapshotName),
     /// Remove one for good; it must not be mounted.
     RemoveSnapshot(SnapshotName),
+    /// Compare all replicas now.
+    Check,
     /// End; an attached device is taken away by force.
     Quit,
 }
@@ -74,6 +77,7 @@ pub struct Configuration {
 }
 
 /// What the process answers.
+#[expect(clippy::large_enum_variant, reason = "it lives for one answer")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// Done.
@@ -87,6 +91,11 @@ pub enum Reply {
     Status(Status),
     /// These snapshots.
     Snapshots(Vec<SnapshotView>),
+    /// The replicas are being compared.
+    Checking {
+        /// Number of the pass.
+        pass: u64,
+    },
     /// It was not done.
     Refused(Refused),
 }
@@ -148,6 +157,9 @@ pub struct Status {
     /// The snapshots of this replica.
     #[serde(default)]
     pub snapshots: Vec<SnapshotView>,
+    /// On the active: how far the search for bit rot is, and what it found.
+    #[serde(default)]
+    pub examination: Option<Record>,
 }
 
 /// A replica as the active sees it.
@@ -159,6 +171,9 @@ pub struct ReplicaView {
     pub counted: bool,
     /// Bytes to be compared or copied.
     pub behind_bytes: u64,
+    /// How it is brought up to date in this session.
+    #[serde(default)]
+    pub catch_up: Option<CatchUp>,
 }
 
 impl Status {
@@ -169,7 +184,19 @@ impl Status {
         };
         let words =
             |s: &Self| (s.pid, s.state.clone(), s.epoch, s.mounted.clone(), s.set_version, s.fenced.clone());
-        words(self) == words(other) && self.in_sync == other.in_sync && views(self) == views(other)
+        let found = |s: &Self| {
+            s.examination.as_ref().map(|e| (e.pass, e.running, e.asked, e.repaired_ever, e.open.clone()))
+        };
+        words(self) == words(other)
+            && self.in_sync == other.in_sync
+            && views(self) == views(other)
+            && found(self) == found(other)
+    }
+
+    /// Whom it brings up to date, and how far it is with that.
+    fn catch_ups(&self) -> BTreeMap<NodeId, CatchUp> {
+        let lacks = |(node, view): (&NodeId, &ReplicaView)| Some((*node, view.catch_up?));
+        self.replicas.iter().filter(|(_, view)| view.behind_bytes > 0).filter_map(lacks).collect()
     }
 
     /// As the radiator reports it to the leader.
@@ -179,6 +206,8 @@ impl Status {
             state: self.state.clone(),
             behind_bytes: if self.state == ReplicaState::Active { 0 } else { self.behind_bytes },
             used_bytes: self.used_bytes,
+            catch_ups: self.catch_ups(),
+            examination: self.examination.clone(),
         }
     }
 }
@@ -291,6 +320,14 @@ impl VolumeControl {
     pub async fn changed(&self, seen: &Status) -> Result<Status, ControlError> {
         match self.ask(&Request::Await(seen.clone()), AWAIT_MAX + QUICK).await? {
             Reply::Status(status) => Ok(status),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Has all replicas compared now; the number of the pass.
+    pub async fn check(&self) -> Result<u64, ControlError> {
+        match self.ask(&Request::Check, SLOW).await? {
+            Reply::Checking { pass } => Ok(pass),
             other => Err(self.senseless(&other)),
         }
     }

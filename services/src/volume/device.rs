@@ -63,6 +63,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// How far the search for bit rot is.
+    pub fn progress(&self) -> PathBuf {
+        self.dir.join("scrub")
+    }
+
     /// The replica's image.
     pub fn image(&self) -> PathBuf {
         self.dir.join("image")

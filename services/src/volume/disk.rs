@@ -4,10 +4,12 @@
 use super::image::Image;
 use bytes::Bytes;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use thermidor_model::replication::scrub::Record;
 use thermidor_model::replication::{LocalEffect, LocalEvent};
 
 /// Jobs waiting for one of the threads: the protocol has a few outstanding at most.
@@ -20,12 +22,14 @@ type Job = Box<dyn FnOnce(&Image) + Send>;
 #[derive(Debug)]
 pub struct Disk {
     image: Arc<Image>,
-    /// First for `fdatasync`, then for marks and headers, then for hashing.
+    /// First for `fdatasync`, then for marks and headers, then for hashing, then for the search for bit rot.
     queues: Vec<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
     /// The first error's words, for the header.
     words: Arc<Mutex<String>>,
     headers: Headers,
+    /// Where how far the search for bit rot is, is kept.
+    progress: PathBuf,
 }
 
 /// Two threads write headers; an older one must not come after a newer one.
@@ -55,6 +59,7 @@ impl Headers {
 const SYNCS: usize = 0;
 const MARKS: usize = 1;
 const HASHES: usize = 2;
+const SCRUBS: usize = 3;
 
 /// What is wrong with the disk, for people.
 pub(super) fn fault(error: &io::Error) -> String {
@@ -73,22 +78,29 @@ fn work(image: &Image, jobs: &Receiver<Job>) {
 }
 
 impl Disk {
-    /// Starts the threads over an image.
-    pub fn start(image: Arc<Image>) -> io::Result<Self> {
+    /// Starts the threads over an image; how far the search for bit rot is, is kept in `progress`.
+    pub fn start(image: Arc<Image>, progress: PathBuf) -> io::Result<Self> {
         let mut disk = Self {
             image: image.clone(),
             queues: vec![],
             threads: vec![],
             words: Arc::default(),
             headers: Headers::default(),
+            progress,
         };
-        for name in ["volume-sync", "volume-mark", "volume-hash"] {
+        for name in ["volume-sync", "volume-mark", "volume-hash", "volume-scrub"] {
             let (queue, jobs) = sync_channel(JOBS_MAX);
             let image = image.clone();
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&image, &jobs))?;
             disk.queues.push(queue);
             disk.threads.push(thread);
         }
+        // After everything else that wants the processor; its turn at the disk follows from that.
+        disk.queue(SCRUBS, |_| {
+            if let Err(e) = rustix::process::setpriority_process(None, 19) {
+                tracing::debug!(error = %e, "the search for bit rot has a common priority");
+            }
+        });
         Ok(disk)
     }
 
@@ -135,13 +147,17 @@ impl Disk {
                     answer(finish(noted.and_then(|()| image.sync()), LocalEvent::Synced { id }));
                 });
             }
-            LocalEffect::Mark { mark, unmark } => self.queue(MARKS, move |image| {
-                answer(finish(image.mark(&mark, &unmark), LocalEvent::Marked));
+            LocalEffect::Mark { mark, unmark, note, forget } => self.queue(MARKS, move |image| {
+                let done = image.chart(&note, &forget).and_then(|()| image.mark(&mark, &unmark));
+                answer(finish(done, LocalEvent::Marked));
             }),
-            LocalEffect::SaveHeader(header) => {
+            LocalEffect::SaveHeader { header, note } => {
                 let writer = self.headers.writer();
                 self.queue(MARKS, move |image| {
                     let mut save = || {
+                        if header.torn {
+                            image.unseal()?;
+                        }
                         image.update(|h| {
                             if header.failed && h.words.is_empty() {
                                 h.words.clone_from(&words);
@@ -149,8 +165,22 @@ impl Disk {
                             h.image = header.clone();
                         })
                     };
-                    answer(finish(writer(image, &mut save), LocalEvent::HeaderSaved));
+                    let done = image.chart(&note, &[]).and_then(|()| writer(image, &mut save));
+                    answer(finish(done, LocalEvent::HeaderSaved));
                 });
+            }
+            LocalEffect::Examine { id, extent } => self.queue(SCRUBS, move |image| {
+                answer(LocalEvent::Examined { id, found: image.examine(extent) });
+            }),
+            LocalEffect::Seal { extent, hash } => self.queue(MARKS, move |image| {
+                // Without one there is less to judge by, no more.
+                if let Err(e) = image.seal(extent, &hash) {
+                    tracing::warn!(extent, error = %e, "an extent could not be sealed");
+                }
+            }),
+            LocalEffect::Note(record) => {
+                let progress = self.progress.clone();
+                self.queue(SCRUBS, move |_| super::scrub::note(&progress, &record));
             }
         }
         None
@@ -168,6 +198,16 @@ impl Disk {
                 .map(|extent| image.extent(extent).map(|bytes| (extent, *blake3::hash(&bytes).as_bytes())));
             answer(hashes.collect());
         });
+    }
+
+    /// Reads an extent as it lies on the disk.
+    pub fn read_extent(&self, extent: u64, answer: impl FnOnce(io::Result<Vec<u8>>) + Send + 'static) {
+        self.queue(SCRUBS, move |image| answer(image.extent_on_platter(extent)));
+    }
+
+    /// How far the search for bit rot was, by whichever active.
+    pub fn progress(&self) -> Record {
+        super::scrub::noted(&self.progress)
     }
 
     fn queue(&self, queue: usize, job: impl FnOnce(&Image) + Send + 'static) {
@@ -193,6 +233,7 @@ impl Drop for Disk {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+    use thermidor_model::replication::scrub::{Found, Seal};
     use thermidor_model::replication::{ImageHeader, Op, OpKind};
     use thermidor_model::{ReplicaId, VolumeName};
 
@@ -201,7 +242,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = VolumeName::new("mail").unwrap();
         let image = Image::create(&dir.path().join("image"), &name, ReplicaId(1), 1 << 20).unwrap();
-        let disk = Disk::start(Arc::new(image)).unwrap();
+        let disk = Disk::start(Arc::new(image), dir.path().join("scrub")).unwrap();
         let (told, hear) = channel();
         let op = Op { kind: OpKind::Write, offset: 0, len: 2 };
         let store = |op| disk.carry_out(LocalEffect::Store { id: 7, op }, &Bytes::from_static(b"ab"), |_| {});
@@ -209,8 +250,8 @@ mod tests {
         let header = ImageHeader { promised: 4, ..ImageHeader::new(name, ReplicaId(1), 1 << 20) };
         for effect in [
             LocalEffect::Sync { id: 8, header: None },
-            LocalEffect::Mark { mark: vec![0], unmark: vec![] },
-            LocalEffect::SaveHeader(header),
+            LocalEffect::Mark { mark: vec![0], unmark: vec![], note: vec![0], forget: vec![] },
+            LocalEffect::SaveHeader { header, note: vec![] },
         ] {
             let told = told.clone();
             let later = disk.carry_out(effect, &Bytes::new(), move |event| told.send(event).unwrap());
@@ -230,6 +271,18 @@ mod tests {
         let mut bytes = vec![0; 1 << 20];
         bytes[..2].copy_from_slice(b"ab");
         assert_eq!(hear.recv().unwrap(), vec![(0, *blake3::hash(&bytes).as_bytes())]);
+        let (told, hear) = channel();
+        let look = LocalEffect::Examine { id: 9, extent: 0 };
+        disk.carry_out(look, &Bytes::new(), move |event| told.send(event).unwrap());
+        let hash = Some(*blake3::hash(&bytes).as_bytes());
+        let found = Found { hash, seal: Seal::Absent };
+        assert_eq!(hear.recv().unwrap(), LocalEvent::Examined { id: 9, found });
+        let record = Record { pass: 3, ..Record::default() };
+        disk.carry_out(LocalEffect::Note(record.clone()), &Bytes::new(), |_| {});
+        let (told, hear) = channel();
+        disk.read_extent(0, move |read| told.send(read.unwrap()).unwrap());
+        assert_eq!(hear.recv().unwrap(), bytes);
+        assert_eq!(disk.progress(), record);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! Two slots are written in turn, so that a torn write costs the newer slot only.
 
 use serde::{Deserialize, Serialize};
-use thermidor_model::replication::ImageHeader;
+use thermidor_model::replication::{ImageHeader, WIRE_VERSION};
+use thermidor_model::{ReplicaId, VolumeName};
 
 /// First bytes of a slot.
 const MAGIC: [u8; 8] = *b"THERMVOL";
 /// Version of the header as persisted.
-pub const HEADER_VERSION: u32 = 1;
+pub const HEADER_VERSION: u32 = 2;
 /// Bytes of one slot: no disk tears less than a sector, and each slot has a page of its own.
 pub const SLOT_BYTES: usize = 4096;
 /// Longest words of a failure that are kept, bytes.
@@ -28,6 +29,47 @@ pub struct Header {
     pub formatted: bool,
     /// The words of the failure, once `image.failed` is set.
     pub words: String,
+}
+
+/// The header of version 1: there was no dirty-extent map.
+#[derive(Debug, Serialize, Deserialize)]
+struct HeaderV1 {
+    version: u32,
+    count: u64,
+    image: ImageHeaderV1,
+    formatted: bool,
+    words: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ImageHeaderV1 {
+    version: u32,
+    volume: VolumeName,
+    replica: ReplicaId,
+    size_bytes: u64,
+    promised: u64,
+    epoch: u64,
+    durable_seq: u64,
+    torn: bool,
+    failed: bool,
+}
+
+impl HeaderV1 {
+    /// As it is kept now: its map says nothing yet.
+    fn migrate(self) -> Header {
+        let old = self.image;
+        let image = ImageHeader {
+            version: WIRE_VERSION,
+            promised: old.promised,
+            epoch: old.epoch,
+            durable_seq: old.durable_seq,
+            torn: old.torn,
+            failed: old.failed,
+            ..ImageHeader::new(old.volume, old.replica, old.size_bytes)
+        };
+        let Self { count, formatted, words, .. } = self;
+        Header { version: HEADER_VERSION, count, image, formatted, words }
+    }
 }
 
 /// Why a header cannot be used.
@@ -77,7 +119,11 @@ impl Header {
         if version > HEADER_VERSION {
             return Err(BadHeader::TooNew(version));
         }
-        postcard::from_bytes(body).map_err(|_| BadHeader::Damaged)
+        let header = match version {
+            1 => postcard::from_bytes(body).map(HeaderV1::migrate),
+            _ => postcard::from_bytes(body),
+        };
+        header.map_err(|_| BadHeader::Damaged)
     }
 
     /// The newer valid header of two slots.
@@ -125,6 +171,30 @@ mod tests {
         assert_eq!(Header::choose([&blank, &blank]), Err(BadHeader::NoHeader));
         let newer = Header { version: HEADER_VERSION + 1, ..header(1) }.encode().unwrap();
         assert_eq!(Header::choose([&blank, &newer]), Err(BadHeader::TooNew(HEADER_VERSION + 1)));
+    }
+
+    #[test]
+    fn a_header_of_version_1_is_read_and_its_map_says_nothing() {
+        let now = header(4);
+        let image = ImageHeaderV1 {
+            version: 1,
+            volume: now.image.volume.clone(),
+            replica: now.image.replica,
+            size_bytes: now.image.size_bytes,
+            promised: 3,
+            epoch: 0,
+            durable_seq: 0,
+            torn: false,
+            failed: false,
+        };
+        let old = HeaderV1 { version: 1, count: 4, image, formatted: true, words: String::new() };
+        let body = postcard::to_stdvec(&old).unwrap();
+        let mut slot = now.encode().unwrap();
+        slot[8..PREFIX].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        slot[PREFIX..PREFIX + body.len()].copy_from_slice(&body);
+        let sum = blake3::hash(&slot[..SLOT_BYTES - SUM]);
+        slot[SLOT_BYTES - SUM..].copy_from_slice(sum.as_bytes());
+        assert_eq!(Header::choose([&slot, &[0; SLOT_BYTES]]), Ok(now));
     }
 
     #[test]

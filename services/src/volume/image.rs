@@ -3,6 +3,8 @@
 
 use super::header::{BadHeader, HEADER_VERSION, Header, SLOT_BYTES};
 use super::marks::Marks;
+use super::platter::Platter;
+use super::seals::Seals;
 use super::snapshot::{Origin, Snapshots};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{ReadWriteFlags, pwritev2};
@@ -12,14 +14,17 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use thermidor_model::replication::scrub::{Found, Seal};
 use thermidor_model::replication::{self, EXTENT_BYTES, ImageHeader, Op, OpKind};
 use thermidor_model::{ReplicaId, VolumeName};
 
 /// Where the device's bytes begin in the file.
 pub const DATA_OFFSET: u64 = 1 << 20;
 const MARKS_OFFSET: u64 = 64 << 10;
-/// The largest device whose marks fit before the data, bytes (about 7.5 TiB).
-pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MARKS_OFFSET) * 8 * EXTENT_BYTES;
+/// The dirty-extent map, behind as many bytes for the marks as it has itself.
+const MAP_OFFSET: u64 = MARKS_OFFSET + (DATA_OFFSET - MARKS_OFFSET) / 2;
+/// The largest device whose marks and map fit before the data, bytes (3.75 TiB).
+pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MAP_OFFSET) * 8 * EXTENT_BYTES;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why an image cannot be used.
@@ -80,6 +85,9 @@ pub struct Image {
     file: File,
     header: Mutex<Header>,
     marks: Mutex<Marks>,
+    map: Mutex<Marks>,
+    platter: Platter,
+    seals: Seals,
     snapshots: Snapshots,
 }
 
@@ -133,7 +141,8 @@ impl Image {
             })
             .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
             .map_err(io)?;
-        Ok(Self::over(file, header, Marks::new(vec![], extents_of(size))))
+        let none = || Marks::new(vec![], extents_of(size));
+        Self::over(path, file, header, none(), none())
     }
 
     /// Opens an image and proves that it is that replica.
@@ -168,15 +177,31 @@ impl Image {
         if known.failed {
             return Err(ImageError::Failed(header.words));
         }
+        if known.size_bytes > SIZE_MAX_BYTES {
+            return Err(ImageError::TooLarge(known.size_bytes));
+        }
         let extents = extents_of(known.size_bytes);
-        let mut bits = vec![0; extents.div_ceil(8) as usize];
-        file.read_exact_at(&mut bits, MARKS_OFFSET).map_err(io)?;
-        Ok(Self::over(file, header, Marks::new(bits, extents)))
+        let read = |offset| {
+            let mut bits = vec![0; extents.div_ceil(8) as usize];
+            file.read_exact_at(&mut bits, offset).map_err(io)?;
+            Ok(Marks::new(bits, extents))
+        };
+        let (marks, map) = (read(MARKS_OFFSET)?, read(MAP_OFFSET)?);
+        Self::over(path, file, header, marks, map)
     }
 
-    fn over(file: File, header: Header, marks: Marks) -> Self {
-        let (header, marks) = (Mutex::new(header), Mutex::new(marks));
-        Self { file, header, marks, snapshots: Snapshots::default() }
+    fn over(path: &Path, file: File, header: Header, marks: Marks, map: Marks) -> Result<Self, ImageError> {
+        let seals = Seals::beside(path, header.image.replica)
+            .map_err(|source| ImageError::Io { path: path.into(), source })?;
+        Ok(Self {
+            file,
+            header: Mutex::new(header),
+            marks: Mutex::new(marks),
+            map: Mutex::new(map),
+            platter: Platter::open(path),
+            seals,
+            snapshots: Snapshots::default(),
+        })
     }
 
     /// Its snapshots.
@@ -247,13 +272,29 @@ impl Image {
         Ok(())
     }
 
-    /// Marks extents, durably, and unmarks others, whenever the disk comes to it.
+    /// Marks extents, durably, and unmarks others, whenever the disk comes to it. The seals of those that are marked are
+    /// broken before.
     pub fn mark(&self, mark: &[u64], unmark: &[u64]) -> io::Result<()> {
-        let mut marks = lock(&self.marks);
-        let Some(bytes) = marks.change(mark, unmark) else { return Ok(()) };
-        let at = MARKS_OFFSET + bytes.start as u64;
-        let flags = if mark.is_empty() { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
-        self.write_through(&marks.bytes()[bytes], at, flags)
+        self.seals.tear(mark)?;
+        self.change_bits(&self.marks, MARKS_OFFSET, mark, unmark)
+    }
+
+    /// Puts extents into the dirty-extent map, durably, and takes others out, whenever the disk comes to it.
+    pub fn chart(&self, note: &[u64], forget: &[u64]) -> io::Result<()> {
+        self.change_bits(&self.map, MAP_OFFSET, note, forget)
+    }
+
+    fn change_bits(&self, of: &Mutex<Marks>, offset: u64, set: &[u64], unset: &[u64]) -> io::Result<()> {
+        let mut bits = lock(of);
+        let Some(bytes) = bits.change(set, unset) else { return Ok(()) };
+        let at = offset + bytes.start as u64;
+        let flags = if set.is_empty() { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
+        self.write_through(&bits.bytes()[bytes], at, flags)
+    }
+
+    /// The extents of the dirty-extent map.
+    pub fn charted(&self) -> BTreeSet<u64> {
+        lock(&self.map).set()
     }
 
     /// The marked extents.
@@ -263,7 +304,7 @@ impl Image {
 
     /// What the replication protocol begins with.
     pub fn state(&self) -> replication::Image {
-        replication::Image { header: self.header().image, marked: self.marked() }
+        replication::Image { header: self.header().image, marked: self.marked(), noted: self.charted() }
     }
 
     /// Carries out an operation. The extents must be marked.
@@ -278,11 +319,46 @@ impl Image {
 
     /// The bytes of a whole extent; the device's last one may be shorter.
     pub fn extent(&self, extent: u64) -> io::Result<Vec<u8>> {
-        let offset = extent.saturating_mul(EXTENT_BYTES);
-        let length = self.size_bytes().saturating_sub(offset).min(EXTENT_BYTES);
+        let (offset, length) = self.place(extent);
         let mut bytes = vec![0; length as usize];
         self.read(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// Looks at an extent as it lies on the disk.
+    pub fn examine(&self, extent: u64) -> Found {
+        let (at, length) = self.place(extent);
+        let hash = self
+            .platter
+            .read(&self.file, DATA_OFFSET + at, length as usize, |bytes| blake3::hash(bytes).into());
+        let hash = hash.inspect_err(|e| tracing::warn!(extent, error = %e, "an extent cannot be read")).ok();
+        let sealed = hash.map(|hash| self.seals.of(extent, length, &hash));
+        // A seal that cannot be read proves nothing.
+        let seal =
+            sealed.transpose().inspect_err(|e| tracing::warn!(extent, error = %e, "a seal cannot be read"));
+        Found { hash, seal: seal.ok().flatten().unwrap_or(Seal::Absent) }
+    }
+
+    /// The bytes of a whole extent as they lie on the disk.
+    pub fn extent_on_platter(&self, extent: u64) -> io::Result<Vec<u8>> {
+        let (at, length) = self.place(extent);
+        self.platter.read(&self.file, DATA_OFFSET + at, length as usize, <[u8]>::to_vec)
+    }
+
+    /// Keeps the hash of an extent until it is written.
+    pub fn seal(&self, extent: u64, hash: &[u8; 32]) -> io::Result<()> {
+        self.seals.put(extent, self.place(extent).1, hash)
+    }
+
+    /// Breaks all seals, durably.
+    pub fn unseal(&self) -> io::Result<()> {
+        self.seals.tear_all()
+    }
+
+    /// Where an extent lies in the device, and how long it is.
+    fn place(&self, extent: u64) -> (u64, u64) {
+        let at = extent.saturating_mul(EXTENT_BYTES);
+        (at, self.size_bytes().saturating_sub(at).min(EXTENT_BYTES))
     }
 
     /// Reads from the device.
@@ -316,9 +392,21 @@ impl Image {
         Ok(())
     }
 
-    /// Waits until everything written so far is on the disk.
+    /// Waits until everything written so far is on the disk; an error if somebody has truncated or deleted the file
+    /// since, for then it is not.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        let (found, needed) = (self.file.metadata()?, DATA_OFFSET + self.size_bytes());
+        if found.nlink() == 0 {
+            return Err(io::Error::other("its image was deleted"));
+        }
+        if found.len() < needed {
+            return Err(io::Error::other(format!(
+                "its image was truncated to {} of {needed} bytes",
+                found.len()
+            )));
+        }
+        Ok(())
     }
 
     fn inside(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -354,6 +442,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, image) = made(&dir);
         image.mark(&[0, 1], &[]).unwrap();
+        image.chart(&[1, 5, 7], &[]).unwrap();
+        image.chart(&[], &[5]).unwrap();
         image.store(&write(EXTENT_BYTES - 2, 4), b"data").unwrap();
         image.update(|h| h.image.promised = 5).unwrap();
         image.note(|h| h.image.durable_seq = 9).unwrap();
@@ -365,6 +455,7 @@ mod tests {
         let state = image.state();
         assert_eq!((state.header.promised, state.header.durable_seq), (5, 9));
         assert_eq!(state.marked, BTreeSet::from([0, 1]));
+        assert_eq!(state.noted, BTreeSet::from([1, 7]));
         image.mark(&[], &[0]).unwrap();
         assert_eq!(Image::open(&path, &name(), ReplicaId(1)).unwrap().marked(), BTreeSet::from([1]));
         assert!(image.store(&write(0, 5), b"data").is_err(), "payload and length differ");
@@ -393,6 +484,26 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Missing(_))));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_rots_behind_its_back_is_seen_and_a_write_breaks_the_seal_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, image) = made(&dir);
+        image.mark(&[1], &[]).unwrap();
+        image.store(&write(EXTENT_BYTES, 4), b"data").unwrap();
+        let before = image.examine(1);
+        assert_eq!(before.seal, Seal::Absent);
+        image.sync().unwrap();
+        image.seal(1, &before.hash.unwrap()).unwrap();
+        assert_eq!(image.examine(1), Found { seal: Seal::Whole, ..before });
+        let disk = OpenOptions::new().write(true).open(&path).unwrap();
+        disk.write_all_at(b"rota", DATA_OFFSET + EXTENT_BYTES).unwrap();
+        let rotten = image.examine(1);
+        assert!(rotten.seal == Seal::Broken && rotten.hash != before.hash);
+        assert_eq!(image.extent_on_platter(1).unwrap()[..4], *b"rota");
+        image.mark(&[1], &[]).unwrap();
+        assert_eq!(image.examine(1).seal, Seal::Absent);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use thermidor_model::replication::scrub::Pace;
 use thermidor_model::replication::{self, Answer, Effect, Event, Frame, LocalEffect};
 use thermidor_model::{Command, NodeId, Outcome};
 
@@ -35,6 +36,8 @@ pub(super) struct Owner {
     pub(super) view: Arc<Mutex<View>>,
     pub(super) propose: Propose,
     pub(super) runtime: tokio::runtime::Handle,
+    pub(super) pace: Pace,
+    pub(super) node: NodeId,
     pub(super) requests: u64,
     /// Requests not answered yet.
     pub(super) waiting: HashMap<u64, (Bytes, Done)>,
@@ -50,6 +53,8 @@ impl Owner {
             self.carry_out(effect, &mut events);
         }
         self.handle(events);
+        self.begin_to_scrub();
+        self.show();
         let mut stopping: Option<Instant> = None;
         let mut ticked = Instant::now();
         loop {
@@ -120,6 +125,7 @@ impl Owner {
                     self.handle([Event::Frame { replica, session, frame }]);
                 }
             }
+            Arrived::Fetched { from, extent, payload } => self.fetched(from, extent, payload),
             Arrived::Event(event) => self.handle([event]),
             Arrived::Fence(why) => self.revoke(&why),
             Arrived::Connected { .. } | Arrived::Stop => {}
@@ -137,7 +143,7 @@ impl Owner {
         }
     }
 
-    fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+    pub(super) fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
         let mut events: VecDeque<Event> = events.into_iter().collect();
         while let Some(event) = events.pop_front() {
             for effect in self.machine.handle(boottime_ns() / 1_000_000, event) {
@@ -174,6 +180,8 @@ impl Owner {
                     tell(&queue, Arrived::Event(event));
                 });
             }
+            Effect::ReadExtent { extent } => self.read_extent(extent),
+            Effect::Differs { extent, found } => tracing::warn!(extent, ?found, "the replicas differ"),
             Effect::Reply { request, ok } => self.reply(request, ok),
             Effect::Propose(command) => self.propose(command),
             Effect::Fenced { why } => {
@@ -238,6 +246,10 @@ impl Owner {
         let mut view = lock(&self.view);
         view.progress = self.machine.progress();
         view.in_sync.clone_from(self.machine.in_sync());
+        let examination = self.machine.examination();
+        if view.examination.as_ref() != Some(examination) {
+            view.examination = Some(examination.clone());
+        }
         view.beats += 1;
     }
 }

@@ -1,5 +1,5 @@
-//! The activity log as it lies on the disk: a bit per extent. Which extents are to be marked,
-//! and when, is the protocol's decision.
+//! The activity log and the dirty-extent map as they lie on the disk: a bit per extent in each. Which
+//! extents are in them, and when, is the protocol's decision.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -19,9 +19,12 @@ mod leading;
 pub mod marks;
 pub mod mounts;
 mod peers;
+mod platter;
 pub mod process;
 pub mod removal;
 mod roles;
+pub mod scrub;
+pub mod seals;
 pub mod snapshot;
 mod status;
 

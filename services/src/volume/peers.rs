@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use thermidor_model::NodeId;
-use thermidor_model::replication::{Event, FollowerEvent};
+use thermidor_model::replication::{EXTENT_BYTES, Event, FollowerEvent, Frame};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -85,8 +85,19 @@ async fn converse(
 ) -> io::Result<()> {
     let id = next_session();
     let frames = queue.clone();
-    let (writer, life) = session(stream, image, move |frame, _| {
-        frames.send(active::Arrived::Event(Event::Frame { replica, session: id, frame })).is_ok()
+    let (writer, life) = session(stream, image, move |frame, payload| {
+        let arrived = match frame {
+            Frame::Extent { extent, len, hole } => {
+                let zeros = || vec![0; len as usize].into();
+                active::Arrived::Fetched {
+                    from: replica,
+                    extent,
+                    payload: (len <= EXTENT_BYTES).then(|| if hole { zeros() } else { payload }),
+                }
+            }
+            frame => active::Arrived::Event(Event::Frame { replica, session: id, frame }),
+        };
+        frames.send(arrived).is_ok()
     });
     let connected = active::Arrived::Connected { replica, session: id, writer };
     if !tokio::task::block_in_place(|| queue.send(connected).is_ok()) {

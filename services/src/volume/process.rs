@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use thermidor_model::replication::scrub::Pace;
 use thermidor_model::{NodeId, VolumeName};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -52,6 +53,8 @@ pub struct VolumeOptions {
     pub watchdog: Vec<OsString>,
     /// A member silent for so long is dropped.
     pub replica_timeout: Duration,
+    /// How fast bit rot is searched for.
+    pub pace: Pace,
 }
 
 /// Why the process could not run.
@@ -223,6 +226,7 @@ impl Process {
             }
             Request::UnmountSnapshot(name) => self.unmount_snapshot(&name).await.map(|()| Reply::Done),
             Request::RemoveSnapshot(name) => self.remove_snapshot(&name).await.map(|()| Reply::Done),
+            Request::Check => self.check().await.map(|pass| Reply::Checking { pass }),
             Request::Quit => Ok(Reply::Done),
         }
     }

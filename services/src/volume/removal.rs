@@ -13,7 +13,7 @@ use thermidor_model::ReplicaId;
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
     /// Another process still holds the volume's lock.
-    #[error("its process still runs")]
+    #[error("its process still serves it")]
     InUse,
     /// Mounts or the mountpoint's protection stay.
     #[error(transparent)]
@@ -46,8 +46,9 @@ fn identity(path: &Path) -> io::Result<Option<ReplicaId>> {
     Ok(Header::choose([&slots[0], &slots[1]]).ok().map(|h| h.image.replica))
 }
 
-/// Removes from a volume's folder every file that is the image `id`, also where it was put aside.
-/// With `whole` the folder goes too, unless an image of another identity is in it. Nothing there: well.
+/// Removes from a volume's folder every file that is the image `id`, also where it was put aside. With `whole` the
+/// folder goes too, unless an image of another identity is in it; without, only what was put aside may go, for the
+/// process that serves the volume puts the image there first. Nothing there: well.
 pub fn remove(dir: &Path, id: ReplicaId, whole: bool) -> Result<(), RemovalError> {
     if !dir.exists() {
         return Ok(());
@@ -60,6 +61,7 @@ pub fn remove(dir: &Path, id: ReplicaId, whole: bool) -> Result<(), RemovalError
             continue;
         }
         match identity(&path).map_err(at(&path))? {
+            Some(found) if found == id && !whole && name == "image" => return Err(RemovalError::InUse),
             Some(found) if found == id => fs::remove_file(&path).map_err(at(&path))?,
             _ => others = true,
         }
@@ -118,6 +120,17 @@ mod tests {
         assert!(dir.join("image").exists() && !aside.exists());
         remove(&dir, ReplicaId(9), false).unwrap();
         assert!(dir.join("image").exists());
+    }
+
+    #[test]
+    fn an_image_in_the_place_of_a_new_one_stays_until_it_was_put_aside() {
+        let (_root, dir) = folder();
+        image(&dir.join("image"), 7);
+        assert!(matches!(remove(&dir, ReplicaId(7), false), Err(RemovalError::InUse)));
+        fs::rename(dir.join("image"), dir.join("image.7.aside")).unwrap();
+        image(&dir.join("image"), 8);
+        remove(&dir, ReplicaId(7), false).unwrap();
+        assert!(dir.join("image").exists() && !dir.join("image.7.aside").exists());
     }
 
     #[test]

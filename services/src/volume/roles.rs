@@ -150,7 +150,8 @@ impl Process {
         let size = lock(&self.state).configured.as_ref().map_or(0, |c| c.record.size_bytes);
         let opened = blocking(move || open_image(&path, &name, id, size, create)).await;
         let started = opened.map_err(|e| chain(&e)).and_then(|image| {
-            Disk::start(Arc::new(image)).map_err(|e| format!("no threads for the disk: {e}"))
+            Disk::start(Arc::new(image), self.places.progress())
+                .map_err(|e| format!("no threads for the disk: {e}"))
         });
         match started {
             Ok(disk) => {
@@ -263,6 +264,7 @@ impl Process {
             right,
             propose: self.options.propose.clone(),
             limits: self.limits(),
+            pace: self.options.pace,
             runtime: tokio::runtime::Handle::current(),
         };
         let attached = self.become_active(disk, setting, epoch, service_epoch).await;

@@ -3,7 +3,7 @@
 use super::control::{ReplicaView, Status};
 use super::roles::{Process, Role, lock};
 use std::collections::BTreeMap;
-use thermidor_model::observe::ReplicaState;
+use thermidor_model::observe::{CatchUp, ReplicaState};
 use thermidor_model::replication::EXTENT_BYTES;
 
 impl Process {
@@ -22,6 +22,7 @@ impl Process {
             in_sync: state.configured.as_ref().map_or_else(Default::default, |c| c.record.in_sync.clone()),
             fenced: state.fenced.clone(),
             snapshots: vec![],
+            examination: None,
         };
         match &state.role {
             Role::Unconfigured => {}
@@ -43,11 +44,21 @@ impl Process {
                 let view = active.view();
                 status.fenced = view.fenced;
                 status.in_sync = view.in_sync;
+                status.examination = view.examination;
                 for (node, progress) in view.progress {
                     let behind_bytes = progress.extents_left * EXTENT_BYTES;
                     status.behind_bytes = status.behind_bytes.max(behind_bytes);
                     let (connected, counted) = (progress.connected, progress.counted);
-                    status.replicas.insert(node, ReplicaView { connected, counted, behind_bytes });
+                    let catch_up = progress.grade.map(|grade| CatchUp {
+                        grade,
+                        extents_done: progress.extents_total.saturating_sub(progress.extents_left),
+                        extents_total: progress.extents_total,
+                        extents_copied: progress.extents_copied,
+                        bytes_per_s: progress.bytes_per_s,
+                        seconds_left: progress.seconds_left,
+                    });
+                    let view = ReplicaView { connected, counted, behind_bytes, catch_up };
+                    status.replicas.insert(node, view);
                 }
             }
         }

@@ -32,7 +32,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(2);
 pub struct Outgoing {
     /// The frame.
     pub frame: Frame,
-    /// Its payload; for a `Copy` it is read from the image when its turn comes.
+    /// Its payload; for a `Copy` or an `Extent` it is read from the image when its turn comes.
     pub payload: Bytes,
 }
 
@@ -141,7 +141,7 @@ async fn write_all(
     let mut buffer = Vec::with_capacity(4 * GATHER_BYTES);
     while outgoing.recv_many(&mut batch, BATCH_MAX).await > 0 {
         for Outgoing { mut frame, mut payload } in batch.drain(..) {
-            if let Frame::Copy { extent, hole, .. } = &mut frame {
+            if let Frame::Copy { extent, hole, .. } | Frame::Extent { extent, hole, .. } = &mut frame {
                 let image = image.clone();
                 let extent = *extent;
                 let read = tokio::task::spawn_blocking(move || image.extent(extent));

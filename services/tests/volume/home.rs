@@ -1,10 +1,11 @@
 //! A small home for the tests: volume processes on loopback addresses, a Raft that is one state in
 //! this process, lease pages, and certificates.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+#![allow(dead_code, reason = "each test file uses its part")]
+#[path = "keys.rs"]
+mod keys;
+
+use keys::{issue, link, refusal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,11 +17,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thermidor_model::command::Proposal;
 use thermidor_model::observe::ReplicaState;
+use thermidor_model::replication::scrub::Pace;
 use thermidor_model::spec::OnDegraded;
 use thermidor_model::state::{Member, Role, Volume};
 use thermidor_model::{Command, NodeId, Outcome, RadiatorName, ReplicaId, ServiceName, State, VolumeName};
 use thermidor_services::lease_page::{Held, LeasePage, boottime_ns};
-use thermidor_services::link::Link;
 use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
 use thermidor_services::volume::device::{Places, loops_of};
 use thermidor_services::volume::process::{VolumeOptions, prepare, run};
@@ -59,79 +60,8 @@ struct Orders {
     root: PathBuf,
     listen: IpAddr,
     replica_timeout_ms: u64,
-}
-
-fn certificate(root: &Path, node: NodeId) -> CertificateDer<'static> {
-    std::fs::read(root.join(format!("{node}.crt"))).unwrap().into()
-}
-
-fn link(root: &Path, node: NodeId) -> Link {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(std::fs::read(root.join("ca.crt")).unwrap().into()).unwrap();
-    let roots = Arc::new(roots);
-    let key = || -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(std::fs::read(root.join(format!("{node}.key"))).unwrap()).into()
-    };
-    let chain = || vec![certificate(root, node)];
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(), key())
-        .unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain(), key())
-        .unwrap();
-    let known: Vec<_> = (1..=5).filter(|n| root.join(format!("{n}.crt")).exists()).collect();
-    let known: Vec<_> = known.into_iter().map(|n| (n, certificate(root, n))).collect();
-    Link {
-        node,
-        server: Arc::new(server),
-        client: Arc::new(client),
-        server_name: ServerName::try_from("radiator.test").unwrap(),
-        until_refused: {
-            let (root, known) = (root.to_owned(), known.clone());
-            Arc::new(move |given| {
-                let from = known.iter().find(|(_, c)| *c == given).map(|(n, _)| *n);
-                let file = refusal(&root, node, from.unwrap());
-                Box::pin(async move {
-                    while !file.exists() {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                })
-            })
-        },
-        peer_of: Arc::new(move |given| known.iter().find(|(_, c)| c == given).map(|(n, _)| *n)),
-    }
-}
-
-/// While it is there `node` refuses `from`.
-fn refusal(root: &Path, node: NodeId, from: NodeId) -> PathBuf {
-    root.join(format!("{node}-refuses-{from}"))
-}
-
-fn issue(root: &Path, nodes: &[NodeId]) {
-    let key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::new(vec![]).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    authority.distinguished_name.push(DnType::CommonName, "test home");
-    std::fs::write(root.join("ca.crt"), authority.clone().self_signed(&key).unwrap().der()).unwrap();
-    let issuer = Issuer::new(authority, key);
-    for node in nodes {
-        let key = KeyPair::generate().unwrap();
-        let mut leaf = CertificateParams::new(vec!["radiator.test".to_string()]).unwrap();
-        leaf.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let signed = leaf.signed_by(&key, &issuer).unwrap();
-        std::fs::write(root.join(format!("{node}.crt")), signed.der()).unwrap();
-        std::fs::write(root.join(format!("{node}.key")), key.serialize_der()).unwrap();
-    }
+    /// Between two passes of the search for bit rot, and between two extents; `None`: as usual.
+    pace_ms: Option<(u64, u64)>,
 }
 
 /// What a re-executed test binary does instead of testing.
@@ -145,7 +75,14 @@ pub fn be_a_process() {
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or("thermidor_services=info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let Orders { node, root, listen, replica_timeout_ms } = orders;
+    let Orders { node, root, listen, replica_timeout_ms, pace_ms } = orders;
+    let pace = pace_ms.map_or_else(Pace::default, |(pass_every_ms, extent_every_ms)| Pace {
+        pass_every_ms,
+        extent_every_ms,
+        quiet_ms: extent_every_ms,
+        patience_ms: 4 * extent_every_ms,
+        ..Pace::default()
+    });
     let raft = root.join("raft.sock");
     let options = VolumeOptions {
         name: volume(),
@@ -161,6 +98,7 @@ pub fn be_a_process() {
         lease_page: root.join(node.to_string()).join("leases"),
         watchdog: again("be_a_watchdog").into_iter().map(OsString::from).collect(),
         replica_timeout: Duration::from_millis(replica_timeout_ms),
+        pace,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(run(options)).unwrap();
@@ -245,6 +183,9 @@ pub struct Home {
     pub radiators: BTreeMap<NodeId, Radiator>,
     runtime: tokio::runtime::Runtime,
     replica_timeout_ms: u64,
+    pace_ms: Option<(u64, u64)>,
+    /// Where others reach a radiator, if not at its own address.
+    pub reached_by: BTreeMap<NodeId, IpAddr>,
 }
 
 impl Home {
@@ -255,7 +196,18 @@ impl Home {
 
     /// The same, where these radiators have a disk of so many MiB only.
     pub fn on_disks(subnet: u8, replicas: u64, size_bytes: u64, small: &[(NodeId, u64)]) -> Self {
-        Self::over(subnet, replicas, size_bytes, |node, _, disk| {
+        Self::at_pace(subnet, replicas, size_bytes, small, None)
+    }
+
+    /// The same, where bit rot is searched for so often.
+    pub fn at_pace(
+        subnet: u8,
+        replicas: u64,
+        size_bytes: u64,
+        small: &[(NodeId, u64)],
+        pace_ms: Option<(u64, u64)>,
+    ) -> Self {
+        Self::made(subnet, replicas, size_bytes, pace_ms, |node, _, disk| {
             let Some((_, mib)) = small.iter().find(|(n, _)| *n == node) else { return false };
             let size = format!("size={mib}m");
             let done = Process::new("mount").args(["-t", "tmpfs", "-o", &size, "thv"]).arg(disk).status();
@@ -269,6 +221,16 @@ impl Home {
         subnet: u8,
         replicas: u64,
         size_bytes: u64,
+        mount: impl Fn(NodeId, &Path, &Path) -> bool,
+    ) -> Self {
+        Self::made(subnet, replicas, size_bytes, None, mount)
+    }
+
+    fn made(
+        subnet: u8,
+        replicas: u64,
+        size_bytes: u64,
+        pace_ms: Option<(u64, u64)>,
         mount: impl Fn(NodeId, &Path, &Path) -> bool,
     ) -> Self {
         let root = tempfile::Builder::new().prefix("thv").tempdir().unwrap();
@@ -318,7 +280,16 @@ impl Home {
             UnixListener::bind(root.path().join("raft.sock")).unwrap()
         };
         runtime.spawn(raft.clone().serve(listener));
-        let mut home = Self { root, raft, radiators, runtime, replica_timeout_ms: 500, disks: vec![] };
+        let mut home = Self {
+            root,
+            raft,
+            radiators,
+            runtime,
+            replica_timeout_ms: 500,
+            disks: vec![],
+            pace_ms,
+            reached_by: BTreeMap::new(),
+        };
         for node in home.nodes() {
             let disk = home.root.path().join(node.to_string()).join("volumes");
             if mount(node, home.root.path(), &disk) {
@@ -367,6 +338,7 @@ impl Home {
             root: self.root.path().to_path_buf(),
             listen: self.radiators[&node].ip,
             replica_timeout_ms: self.replica_timeout_ms,
+            pace_ms: self.pace_ms,
         };
         let role = format!("{ROLE}={}", serde_json::to_string(&orders).unwrap());
         ["env".to_string(), role].into_iter().chain(again("be_a_process")).map(OsString::from).collect()
@@ -376,7 +348,8 @@ impl Home {
     pub fn configure(&self, node: NodeId) -> Result<(), ControlError> {
         let record = self.record();
         let create = record.epoch == 0 || !record.in_sync.contains(&node);
-        let members = self.radiators.values().map(|r| (r.node, r.ip)).collect();
+        let reached = |r: &Radiator| self.reached_by.get(&r.node).copied().unwrap_or(r.ip);
+        let members = self.radiators.values().map(|r| (r.node, reached(r))).collect();
         let configuration = Configuration { record, members, create };
         self.wait(async {
             let control = &self.radiators[&node].control;

@@ -1,6 +1,7 @@
 //! What the CLI asks of the local daemon: one JSON line each way over a Unix socket,
 //! many lines back where something is followed.
 
+pub mod checked;
 pub mod client;
 pub mod view;
 
@@ -115,6 +116,11 @@ pub enum Request {
         volume: VolumeName,
         /// Whose replica.
         radiator: RadiatorName,
+    },
+    /// Compares a volume's replicas now: the number of the pass.
+    CheckVolume {
+        /// Which.
+        volume: VolumeName,
     },
     /// Removes a volume and its images for good.
     RemoveVolume {

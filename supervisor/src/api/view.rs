@@ -1,10 +1,11 @@
 //! What people and programs see of a home: the JSON that `-o json` promises.
 //! A field is added, never renamed or taken away, without raising [`VERSION`].
 
+use super::checked::Checked;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
-use thermidor_model::observe::{Instance, ProbeReport, Readiness, ReplicaState, Report};
+use thermidor_model::observe::{CatchUp, Instance, ProbeReport, Readiness, ReplicaState, Report};
 use thermidor_model::placement::Reason;
 use thermidor_model::spec::{Heats, RadiatorSpec, VolumeDriver};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
@@ -140,6 +141,9 @@ pub struct VolumeLine {
     pub active: Option<String>,
     /// Each replica.
     pub replicas: Vec<ReplicaLine>,
+    /// How its replicas compare; `None`: its active is not heard.
+    #[serde(default)]
+    pub check: Option<Checked>,
 }
 
 /// One replica.
@@ -155,6 +159,9 @@ pub struct ReplicaLine {
     pub behind_bytes: u64,
     /// Bytes on disk.
     pub used_bytes: u64,
+    /// How the active brings it up to date, while it does.
+    #[serde(default)]
+    pub catch_up: Option<CatchUp>,
 }
 
 /// One snapshot of a volume's replica.
@@ -269,6 +276,11 @@ impl Home {
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
             format!("{} is below its durability of {}: another loss may lose data", v.name, v.durability)
         }));
+        let differ = |v: &VolumeLine| {
+            let words = v.check.iter().flat_map(|c| c.differences.clone());
+            words.map(|words| format!("{}: {words}", v.name)).collect::<Vec<_>>()
+        };
+        warnings.extend(volumes.iter().flat_map(differ));
         Self {
             version: VERSION,
             home: state.home.as_ref().map(|h| h.to_string()).unwrap_or_default(),
@@ -386,8 +398,10 @@ fn service_line(
 }
 
 fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &Volume) -> VolumeLine {
+    let of = |node: &NodeId| leader.and_then(|l| l.reports.get(node)).and_then(|r| r.replicas.get(name));
+    let served = volume.active.as_ref().and_then(of);
     let replicas = volume.replicas.keys().map(|node| {
-        let report = leader.and_then(|l| l.reports.get(node)).and_then(|r| r.replicas.get(name));
+        let report = of(node);
         ReplicaLine {
             radiator: state.name_of(*node),
             in_sync: volume.in_sync.contains(node),
@@ -401,8 +415,11 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
             },
             behind_bytes: report.map_or(0, |r| r.behind_bytes),
             used_bytes: report.map_or(0, |r| r.used_bytes),
+            catch_up: served.and_then(|r| r.catch_ups.get(node)).copied(),
         }
     });
+    let report = volume.active.and_then(|node| leader?.reports.get(&node)?.replicas.get(name));
+    let examination = report.and_then(|r| r.examination.as_ref());
     let in_sync = volume.in_sync.len() as u32;
     let state_word = match in_sync {
         0 => "new",
@@ -421,6 +438,7 @@ fn volume_line(state: &State, leader: Option<&LeaderView>, name: &str, volume: &
         durability: volume.durability,
         active: volume.active.map(|n| state.name_of(n)),
         replicas: replicas.collect(),
+        check: examination.map(|record| Checked::of(state, volume, record)),
     }
 }
 

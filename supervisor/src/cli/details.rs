@@ -1,7 +1,10 @@
 //! `radiator show`, `service show`, `volume show`: one thing, with everything that is known of it.
 
 use super::show::{bytes, celsius, local_time, probe_words, watts};
+use crate::api::checked::Checked;
 use crate::api::view::{RadiatorLine, ServiceLine, VolumeLine};
+use thermidor_model::observe::CatchUp;
+use thermidor_model::replication::Grade;
 
 /// Lines of a name and a value, aligned.
 fn sheet(lines: &[(&str, String)]) -> String {
@@ -58,13 +61,47 @@ pub fn service(s: &ServiceLine) -> String {
     ])
 }
 
+/// How far a catch-up is, and how long it takes.
+fn catch_up_words(c: &CatchUp) -> String {
+    let by = match c.grade {
+        Grade::Ring => "the writes it missed",
+        Grade::Map => "the extents written meanwhile",
+        Grade::Compare => "all extents, compared",
+    };
+    let left = match c.seconds_left {
+        Some(seconds) => format!("{seconds} s left"),
+        None => "not known how long yet".into(),
+    };
+    let speed = bytes(c.bytes_per_s);
+    format!(
+        "{by}: {} of {} done, {} copied, {speed}/s, {left}",
+        c.extents_done, c.extents_total, c.extents_copied
+    )
+}
+
+/// How a volume's replicas were compared.
+fn compared(check: Option<&Checked>) -> String {
+    let Some(check) = check.filter(|c| c.pass > 0) else { return "not yet".into() };
+    let last = match check.ended_ms {
+        0 => "never to the end yet".into(),
+        at => format!("last {}", local_time(at)),
+    };
+    let now = if check.running { format!("; under way: {}", check.progress()) } else { String::new() };
+    let without = match check.left_out.is_empty() {
+        true => String::new(),
+        false => format!("; without {}", check.left_out.join(", ")),
+    };
+    format!("{last}{now}{without}")
+}
+
 /// One volume.
 pub fn volume(v: &VolumeLine) -> String {
     let replica = |r: &crate::api::view::ReplicaLine| {
         let sync = if r.in_sync { "in sync" } else { "NOT in sync" };
         let behind =
             if r.behind_bytes > 0 { format!(", {} behind", bytes(r.behind_bytes)) } else { String::new() };
-        format!("{}: {sync}, {}{behind}, {} on disk", r.radiator, r.state, bytes(r.used_bytes))
+        let catch_up = r.catch_up.as_ref().map(|c| format!(", {}", catch_up_words(c))).unwrap_or_default();
+        format!("{}: {sync}, {}{behind}{catch_up}, {} on disk", r.radiator, r.state, bytes(r.used_bytes))
     };
     let replicas: Vec<String> = v.replicas.iter().map(replica).collect();
     sheet(&[
@@ -76,6 +113,9 @@ pub fn volume(v: &VolumeLine) -> String {
         ("epoch", v.epoch.to_string()),
         ("active", or_dash(v.active.as_deref())),
         ("replicas", or_dash(Some(&replicas.join("\n")))),
+        ("compared", compared(v.check.as_ref())),
+        ("repaired", or_dash(v.check.as_ref().map(|c| c.repairs.join("\n")).as_deref())),
+        ("differs", or_dash(v.check.as_ref().map(|c| c.differences.join("\n")).as_deref())),
     ])
 }
 
@@ -83,6 +123,21 @@ pub fn volume(v: &VolumeLine) -> String {
 mod tests {
     use super::*;
     use crate::api::view::Home;
+
+    #[test]
+    fn a_catch_up_says_how_much_how_fast_and_how_long() {
+        let c = CatchUp {
+            grade: Grade::Map,
+            extents_done: 12,
+            extents_total: 40,
+            extents_copied: 11,
+            bytes_per_s: 4 << 20,
+            seconds_left: Some(7),
+        };
+        let words = catch_up_words(&c);
+        assert!(words.starts_with("the extents written meanwhile: 12 of 40 done, 11 copied, "), "{words}");
+        assert!(words.ends_with("/s, 7 s left"), "{words}");
+    }
 
     #[test]
     fn a_sheet_says_everything_in_aligned_lines() {

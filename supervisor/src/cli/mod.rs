@@ -2,6 +2,7 @@
 
 mod apply;
 mod certificates;
+mod check;
 mod details;
 mod doctor;
 mod home;
@@ -262,6 +263,11 @@ enum VolumeVerb {
     UnmountSnapshot(SnapshotArgs),
     /// Remove a snapshot that is not mounted.
     RmSnapshot(SnapshotArgs),
+    /// Compare all replicas now, and repair what rotted on one of them. Fails unless they are alike then.
+    Check {
+        /// Which.
+        name: VolumeName,
+    },
     /// Take an older replica as the truth, when the newer ones are gone for good.
     Promote {
         /// Which volume.
@@ -402,6 +408,7 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
         VolumeVerb::RmSnapshot(SnapshotArgs { volume, name, on }) => {
             snapshots::remove(paths, &volume, name, on)
         }
+        VolumeVerb::Check { name } => check::main(paths, &name),
         VolumeVerb::Promote { name, radiator, accept_loss } => {
             home::promote(paths, name, radiator, accept_loss)
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thermidor_model::VolumeName;
 use thermidor_model::observe::LeaseGrant;
+use thermidor_model::replication::scrub::Pace;
 use thermidor_raft::{HomeClient, Identity};
 use thermidor_services::docker::usual_socket;
 use thermidor_services::ingress::{self, IngressOptions};
@@ -213,6 +214,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             lease_page: paths.lease_page(),
             watchdog: vec![std::env::current_exe().map_err(refused)?.into(), "volume-watchdog".into()],
             replica_timeout: Duration::from_millis(identity.own.timing.replica_timeout_ms),
+            pace: Pace::default(),
         };
         volume_process::run(options).await.map_err(refused)
     })

@@ -1,5 +1,6 @@
 //! The daemon: decides, reconciles, stores. This file is its story; each chapter is a module.
 
+mod checks;
 mod climate;
 mod containers;
 mod found;
@@ -118,6 +119,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(space::run(context.clone()));
         tasks.spawn(prober::run(context.clone()));
         tasks.spawn(removals::run(context.clone()));
+        tasks.spawn(checks::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {
@@ -204,6 +206,7 @@ fn handlers(
         .boxed()
     };
     handlers.insert("view", Arc::new(view));
+    let at = here.clone();
     let known = here.clone();
     let snapshot = move |_, body: Bytes| {
         let context = known.get().cloned();
@@ -215,6 +218,11 @@ fn handlers(
         async move { log_lines::answer(context.ok_or_else(early)?, body).await }.boxed()
     };
     handlers.insert("logs", Arc::new(logs));
+    let check = move |_, body: Bytes| {
+        let context = at.get().cloned();
+        async move { checks::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("check", Arc::new(check));
     handlers
 }
 

@@ -59,6 +59,7 @@ impl VolumeError {
 }
 
 /// What a look at a process found.
+#[expect(clippy::large_enum_variant, reason = "it lives for one look")]
 enum Look {
     Is(Status),
     /// There is one, and it does not answer.
@@ -184,7 +185,14 @@ impl Volumes {
         self.keep_what_is(
             volume,
             device,
-            Some(ReplicaReport { epoch, state, behind_bytes: 0, used_bytes: 0 }),
+            Some(ReplicaReport {
+                epoch,
+                state,
+                behind_bytes: 0,
+                used_bytes: 0,
+                catch_ups: Default::default(),
+                examination: None,
+            }),
         );
         well
     }
@@ -414,6 +422,7 @@ mod tests {
             fenced: None,
             snapshots: vec![],
             in_sync: BTreeSet::new(),
+            examination: None,
         };
         assert_eq!(device_of(&status), Device::Attached(4));
         let seen = status.clone();

@@ -300,7 +300,7 @@ mod tests {
               {"name":"bureau","state":"on","votes":true,"temperature_c":16.0,"demand_w":300.0,"troubles":[]},
               {"name":"grenier","state":"on","votes":true,"temperature_c":null,"demand_w":null,"troubles":[]}],
             "services":[{"name":"mail","active":"bureau","state":"starts","epoch":1,"reason":"r"}],
-            "volumes":[{"replicas":[{"radiator":"bureau","in_sync":true,"state":"active"},
+            "volumes":[{"name":"mail","replicas":[{"radiator":"bureau","in_sync":true,"state":"active"},
               {"radiator":"salon","in_sync":false,"state":"catching up"}]}],"warnings":[]}"#,
         )
         .unwrap()

@@ -60,6 +60,8 @@ pub struct Figure {
     pub unit: &'static str,
     /// What it is compared with, if anything.
     pub anchor: Option<Anchor>,
+    /// The same measured on a plain folder of the disk, where there is such a thing.
+    pub plain: Option<f64>,
     /// Every measurement that the value was drawn from.
     pub samples: Vec<f64>,
     /// Wished for; a missed one is reported.
@@ -71,13 +73,20 @@ pub struct Figure {
 impl Figure {
     /// A figure that is compared with nothing, and of which nothing is wished yet.
     pub fn new(name: &'static str, unit: &'static str, value: f64, samples: Vec<f64>) -> Self {
-        Self { name, value, unit, anchor: None, samples, aim: None, required: None }
+        Self { name, value, unit, anchor: None, plain: None, samples, aim: None, required: None }
     }
 
     /// The same, compared.
     #[must_use]
     pub fn against(mut self, name: &str, value: f64, samples: Vec<f64>) -> Self {
         self.anchor = Some(Anchor { name: name.to_owned(), value, samples });
+        self
+    }
+
+    /// The same, beside a plain folder.
+    #[must_use]
+    pub fn beside_plain(mut self, value: f64) -> Self {
+        self.plain = Some(value);
         self
     }
 
@@ -98,6 +107,11 @@ impl Figure {
     /// Ours / anchor.
     pub fn ratio(&self) -> Option<f64> {
         self.anchor.as_ref().filter(|anchor| anchor.value > 0.0).map(|anchor| self.value / anchor.value)
+    }
+
+    /// Ours / plain folder.
+    pub fn ratio_plain(&self) -> Option<f64> {
+        self.plain.filter(|plain| *plain > 0.0).map(|plain| self.value / plain)
     }
 }
 
@@ -121,6 +135,10 @@ struct Kept {
     anchor: Option<String>,
     anchor_value: Option<f64>,
     ratio: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plain_value: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ratio_plain: Option<f64>,
     n: usize,
     commit: String,
     time: String,
@@ -181,6 +199,8 @@ impl Book {
                 anchor: anchor.map(|anchor| anchor.name.clone()),
                 anchor_value: anchor.map(|anchor| anchor.value),
                 ratio: figure.ratio(),
+                plain_value: figure.plain,
+                ratio_plain: figure.ratio_plain(),
                 n: figure.samples.len(),
                 commit: commit.to_owned(),
                 time: time.to_owned(),
@@ -250,6 +270,18 @@ mod tests {
         let raw: serde_json::Value = serde_json::from_slice(&fs::read(samples).unwrap()).unwrap();
         assert_eq!(raw["ours"], serde_json::json!([1.0, 1.2, 1.4]));
         assert_eq!(raw["anchor"], serde_json::json!([2.4, 2.4]));
+    }
+
+    #[test]
+    fn beside_a_plain_folder_both_ratios_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = Figure::new("volume_mail", "1/s", 400.0, vec![400.0])
+            .against("GlusterFS 10.3", 100.0, vec![100.0])
+            .beside_plain(800.0);
+        Book::of(dir.path()).keep(&[mail], "abc", "now").unwrap();
+        let kept = &read(dir.path())["volume_mail"];
+        assert_eq!((kept["ratio"].as_f64(), kept["ratio_plain"].as_f64()), (Some(4.0), Some(0.5)));
+        assert_eq!(kept["plain_value"].as_f64(), Some(800.0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod figures;
 pub mod footprint;
 pub mod processes;
 pub mod takeover;
+pub mod volumes;
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -28,7 +29,7 @@ pub struct Group {
 }
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[Group] = &[takeover::GROUP, consensus::GROUP, footprint::GROUP];
+pub const GROUPS: &[Group] = &[takeover::GROUP, consensus::GROUP, volumes::GROUP, footprint::GROUP];
 
 /// Where a group works.
 #[derive(Debug, Clone)]
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn an_unknown_group_is_refused_with_the_names_there_are() {
         let error = chosen(&["consensus".into(), "consensu".into()]).err().unwrap().to_string();
-        assert!(error.contains("`consensu`") && error.contains("consensus, footprint"), "{error}");
+        assert!(error.contains("`consensu`") && error.contains("consensus, volumes, footprint"), "{error}");
         assert_eq!(chosen(&[]).unwrap().len(), GROUPS.len());
         assert_eq!(chosen(&["footprint".into()]).unwrap()[0].name, "footprint");
     }

@@ -2,22 +2,57 @@
 
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
-use thermidor_tests::bench;
+use thermidor_tests::bench::{self, volumes};
 
 /// Measures groups of figures, all where none is named.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// Groups.
     groups: Vec<String>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What this program is when the group `volumes` starts it again.
+#[derive(Subcommand)]
+#[command(disable_help_subcommand = true)]
+enum Part {
+    /// Measures on the lab's machine.
+    #[command(hide = true, name = volumes::INSIDE)]
+    Inside(volumes::Orders),
+    /// A volume process.
+    #[command(hide = true, name = volumes::REPLICA)]
+    Replica {
+        /// What it is told.
+        orders: String,
+    },
+    /// A volume process's watchdog.
+    #[command(hide = true, name = volumes::WATCHDOG)]
+    Watchdog {
+        /// What to watch.
+        arguments: Vec<OsString>,
+    },
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments.part {
+        None => bench::run(&arguments.groups),
+        Some(Part::Inside(orders)) => volumes::run_inside(&orders),
+        Some(Part::Replica { orders }) => volumes::be_a_replica(&orders),
+        Some(Part::Watchdog { arguments }) => volumes::be_a_watchdog(&arguments),
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Only fails where a provider is installed already, and then it is this one.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
-    match bench::run(&arguments.groups) {
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("thermidor-bench: {error:#}");

@@ -1,9 +1,9 @@
 //! One situation each: the whole list of actions, and the sentence.
 
 use super::fixture::*;
-use crate::command::{Command, Why};
+use crate::command::{Command, Outcome, Proposal, Why};
 use crate::observe::{Lease, Readiness};
-use crate::placement::AVOID_MS;
+use crate::placement::{AVOID_MS, GONE_MS};
 use crate::state::{Off, Phase};
 use std::collections::BTreeSet;
 
@@ -155,6 +155,54 @@ fn failover_needs_no_heat_and_only_one_who_is_in_sync_takes_over() {
         home.sentence(),
         "mail stays down: bureau: not in sync for maildir; cave: not heard; \
          salon, cave hold all that was acknowledged of maildir: bring one of them back, or see `thermidor volume promote`"
+    );
+}
+
+#[test]
+fn a_last_in_sync_active_that_stays_silent_is_the_active_no_more_so_that_an_older_replica_can_be_promoted() {
+    let mut home = Home::running_in(SALON);
+    let volume = maildir();
+    home.unplug_salon();
+    home.state.volumes.get_mut(&volume).unwrap().in_sync = [SALON].into();
+    home.observed.silent_ms.insert(SALON, GONE_MS - 1);
+    home.observed.leading_ms = 60_000;
+    assert_eq!(home.commands(), vec![], "it may come back at any moment");
+    home.observed.silent_ms.insert(SALON, GONE_MS);
+    home.observed.leading_ms = 5_000;
+    assert_eq!(home.commands(), vec![], "a fresh leader has not heard for long who is there");
+    home.observed.leading_ms = 60_000;
+    let promote = |home: &Home| {
+        let v = &home.state.volumes[&volume];
+        let (epoch, set_was) = (v.epoch, v.set_version);
+        Command::Promote { volume: volume.clone(), epoch, set_was, node: BUREAU }
+    };
+    let apply = |home: &mut Home, command: Command| {
+        let outcome = home.state.apply(&Proposal { at_ms: home.now_ms, command });
+        assert_eq!(home.state.check(), Vec::<String>::new());
+        outcome
+    };
+    let early = promote(&home);
+    assert!(matches!(apply(&mut home, early), Outcome::Refused(_)), "the home still names it");
+    for _ in 0..2 {
+        for command in home.commands() {
+            let outcome = apply(&mut home, command);
+            assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+        }
+    }
+    assert_eq!(home.state.services[&mail()].active, None);
+    assert_eq!(home.state.services[&mail()].moving, None, "other services may move");
+    assert_eq!(home.commands(), vec![], "nobody else has the data");
+    assert!(
+        home.sentence().contains("alone holds all that was acknowledged of maildir"),
+        "{}",
+        home.sentence()
+    );
+    let promoted = promote(&home);
+    assert!(matches!(apply(&mut home, promoted), Outcome::Set(_)));
+    assert!(
+        matches!(home.commands()[..], [Command::Activate { to: BUREAU, .. }, ..]),
+        "{:?}",
+        home.commands()
     );
 }
 

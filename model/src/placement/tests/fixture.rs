@@ -223,7 +223,17 @@ impl Home {
                         () if v.active == Some(node) => ReplicaState::Active,
                         () => ReplicaState::Following,
                     };
-                    (name.clone(), ReplicaReport { epoch: v.epoch, state, behind_bytes: 0, used_bytes: 0 })
+                    (
+                        name.clone(),
+                        ReplicaReport {
+                            epoch: v.epoch,
+                            state,
+                            behind_bytes: 0,
+                            used_bytes: 0,
+                            catch_ups: BTreeMap::new(),
+                            examination: None,
+                        },
+                    )
                 })
                 .collect(),
             probes: BTreeMap::new(),

@@ -1,11 +1,14 @@
 //! How a replica is brought up to date: from the ring, from the extents known to differ, or by
 //! comparing all of them; the device goes on meanwhile.
 
-use super::super::frame::{EXTENT_BYTES, Frame, Image, Op, Refusal};
+use super::super::frame::{EXTENT_BYTES, Extents, Frame, ImageHeader, Op, Refusal};
 use super::peer::{Peer, Stream};
-use super::{Active, Effect, TAIL};
+use super::{Active, Effect, Grade, IDLE_MS, TAIL};
 use crate::name::NodeId;
 use std::collections::BTreeSet;
+
+/// So many bytes of copies may be ahead of the device's own writes.
+const CREDIT_MAX: i64 = 4 * EXTENT_BYTES as i64;
 
 impl Active {
     /// Peers as the configuration names them; a known one with the same identity stays.
@@ -92,8 +95,8 @@ impl Active {
             peer.heard_ms = self.now_ms;
         }
         match frame {
-            Frame::Present { header, marked } => {
-                self.present(node, session, &Image { header, marked: marked.into_iter().collect() });
+            Frame::Present { header, marked, noted } => {
+                self.present(node, session, &header, &marked, &noted);
             }
             Frame::Ack { frames, durable } => {
                 peer.durable = peer.durable.max(durable);
@@ -108,6 +111,9 @@ impl Active {
                     self.out.push(Effect::Compare { replica: node, session, hashes });
                 }
             }
+            Frame::Examined { seq, found } => self.examined(node, seq, found),
+            // its bytes come as `Fetched`
+            Frame::Extent { .. } => {}
             Frame::Refused(Refusal::OldEpoch(epoch)) if epoch > self.config.epoch => {
                 self.close(node, "it has promised a newer epoch");
                 self.fence(format!("epoch {epoch} has begun elsewhere"));
@@ -125,8 +131,8 @@ impl Active {
     }
 
     /// A replica said what it holds: is it that member, and what does it lack?
-    fn present(&mut self, node: NodeId, session: u64, image: &Image) {
-        let (epoch, header) = (self.config.epoch, &image.header);
+    fn present(&mut self, node: NodeId, session: u64, header: &ImageHeader, marked: &[u64], noted: &Extents) {
+        let (epoch, extents) = (self.config.epoch, self.extents());
         let in_set = self.is_member(node);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if header.failed {
@@ -139,13 +145,15 @@ impl Active {
         if header.promised > epoch {
             return self.fence(format!("epoch {} has begun elsewhere", header.promised));
         }
-        let mut stream = Stream::default();
+        let same_line = header.line == self.local.header.line;
+        let mut stream = Stream { teach: !same_line, grade: Some(Grade::Map), ..Stream::default() };
         let mut from_ring = None;
         if header.epoch == epoch {
             let known = if self.rules.resume_from_durable { peer.durable } else { peer.received };
             let held = header.durable_seq.max(known);
             if held >= self.ring_after && !header.torn {
                 from_ring = Some(held);
+                stream.grade = Some(Grade::Ring);
             } else {
                 stream.dirty = self.last_change.iter().filter(|(_, s)| **s > held).map(|(x, _)| *x).collect();
             }
@@ -155,16 +163,25 @@ impl Active {
             stream.dirty = changed.clone().filter(|(_, s)| !tail(s)).map(|(x, _)| *x).collect();
             if self.rules.copy_tail {
                 let mine = changed.filter(|(_, s)| tail(s)).map(|(x, _)| *x);
-                stream.unknown = mine.chain(image.marked.iter().copied()).collect();
+                stream.unknown = mine.chain(marked.iter().copied()).collect();
                 stream.unknown.retain(|x| !stream.dirty.contains(x));
             }
         } else if in_set {
             return self.close(node, "the image there is older than the member");
+        } else if (same_line || !self.rules.same_line) && self.rules.copy_tail {
+            let changed = self.last_change.iter().filter(|(_, s)| **s != TAIL);
+            stream.dirty = changed.map(|(x, _)| *x).collect();
+            let mine = self.local.map().chain(self.local.marks());
+            let theirs = noted.within(extents).chain(marked.iter().copied());
+            stream.unknown = mine.chain(theirs).filter(|x| !stream.dirty.contains(x)).collect();
         } else {
+            stream.grade = Some(Grade::Compare);
             stream.compare_from = Some(0);
         }
         stream.torn = !in_set && !stream.whole();
         let torn = stream.torn;
+        stream.began = (self.now_ms, stream.left(extents));
+        stream.credit = CREDIT_MAX;
         peer.heard_ms = self.now_ms;
         peer.stream = Some(stream);
         self.send(node, session, Frame::Begin { torn });
@@ -258,11 +275,27 @@ impl Active {
         }
     }
 
+    /// The device's own writes go by: catch-ups may take their share beside them.
+    pub(super) fn give_credit(&mut self, bytes: u64) {
+        let share = self.limits.catch_up_percent.min(99);
+        let credit = (bytes * share / (100 - share)) as i64;
+        for stream in self.peers.values_mut().filter_map(|peer| peer.stream.as_mut()) {
+            stream.credit = (stream.credit + credit).min(CREDIT_MAX);
+        }
+    }
+
     fn copy(&mut self, node: NodeId) {
+        let waited_for = self.counted(node);
+        // one now and then always goes, or a device that is never idle and hardly written would keep it out
+        let idle = self.now_ms >= self.changed_ms + IDLE_MS;
         loop {
             let Some(peer) = self.peers.get_mut(&node) else { return };
             let (Some(session), Some(stream)) = (peer.session, peer.stream.as_mut()) else { return };
             if stream.dirty.is_empty() || stream.copying >= self.limits.copies_max {
+                return;
+            }
+            let due = self.now_ms >= stream.copied_ms + 2 * IDLE_MS;
+            if !waited_for && stream.credit < 0 && !idle && !due {
                 return;
             }
             // an extent that is being written is held for the moment its writes need, or it might never be free
@@ -274,6 +307,9 @@ impl Active {
             self.seq += 1;
             let (seq, offset) = (self.seq, extent * EXTENT_BYTES);
             let len = EXTENT_BYTES.min(self.config.size_bytes - offset);
+            // what an idle device gave is not owed later
+            stream.credit = (stream.credit - len as i64).max(-(EXTENT_BYTES as i64));
+            (stream.copied, stream.copied_ms) = (stream.copied + 1, self.now_ms);
             stream.sent(seq, len, true);
             self.send(node, session, Frame::Copy { seq, extent, len, hole: false });
         }

@@ -35,7 +35,7 @@ impl Active {
     }
 
     fn admits(&self, op: &Op) -> bool {
-        let held = self.held.is_some_and(|extent| op.extents().contains(&extent));
+        let held = [self.held, self.scrub.held()].into_iter().flatten().any(|x| op.extents().contains(&x));
         let full = self.peers.iter().any(|(node, peer)| {
             let in_flight = peer.stream.as_ref().map_or(0, |s| s.in_flight);
             self.counted(*node) && in_flight > 0 && in_flight + op.payload() > self.limits.window_bytes
@@ -43,11 +43,13 @@ impl Active {
         !held && !full && !self.local.crowded()
     }
 
-    fn change(&mut self, request: u64, op: Op) {
+    pub(super) fn change(&mut self, request: u64, op: Op) {
         self.seq += 1;
         let seq = self.seq;
         self.out.push(Effect::Number { request, seq });
         self.changed = seq;
+        self.changed_ms = self.now_ms;
+        self.give_credit(op.payload());
         for extent in op.extents() {
             self.last_change.insert(extent, seq);
         }
@@ -99,18 +101,25 @@ impl Active {
         let seq = self.seq;
         self.flushes.push_back(Flush { seq, request, detach, since_ms: self.now_ms });
         self.local.sync(seq);
-        let all_durable = self.all_durable;
-        let mut to = Vec::new();
+        let (all_durable, everywhere) = (self.all_durable, self.local.everywhere);
+        let (mut to, mut teach) = (Vec::new(), Vec::new());
         for (node, peer) in &mut self.peers {
             if let (Some(session), Some(stream)) = (peer.session, peer.stream.as_mut())
                 && stream.whole()
             {
+                if stream.settle.is_none() && stream.teach {
+                    teach.push((*node, session));
+                }
                 stream.settle.get_or_insert(seq);
                 to.push((*node, session));
             }
         }
+        for (node, session) in teach {
+            let noted = self.local.map().chain(self.local.marks()).collect();
+            self.send(node, session, Frame::Map { line: self.local.header.line, noted });
+        }
         for (node, session) in to {
-            self.send(node, session, Frame::Flush { seq, all_durable });
+            self.send(node, session, Frame::Flush { seq, all_durable, everywhere });
         }
     }
 
@@ -153,6 +162,10 @@ impl Active {
             self.all_durable = durable;
             self.local.clean = durable;
         }
+        let durable_there = self.peers.values().map(|peer| peer.durable);
+        let everywhere = durable_there.fold(self.local_durable, u64::min);
+        let everywhere = if self.rules.note_for_all { everywhere } else { durable };
+        self.local.everywhere = self.local.everywhere.max(everywhere);
         while self.flushes.front().is_some_and(|flush| flush.seq <= durable) {
             match self.flushes.pop_front() {
                 Some(Flush { request: Some(request), .. }) => {

@@ -2,9 +2,12 @@
 
 use super::super::frame::{Frame, Op};
 use super::super::local::{LocalEffect, LocalEvent};
+use super::super::scrub::{Found, Pace, Record};
 use crate::command::Command;
 use crate::name::NodeId;
 use crate::state::Volume;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What the kernel asks of the device. Reads do not come here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,8 +84,35 @@ pub enum Event {
     },
     /// The file system is unmounted: make all durable everywhere, then [`Effect::Detached`].
     Detach,
+    /// Examine the volume for bit rot from now on, going on where the record says.
+    Scrub {
+        /// As noted last, by whomever.
+        record: Record,
+        /// How fast.
+        pace: Pace,
+        /// Wall clock, Unix ms.
+        wall_ms: u64,
+    },
+    /// A person wants all replicas compared now.
+    Check,
+    /// An extent's bytes are here: answers [`Effect::ReadExtent`], or came with a [`Frame::Extent`].
+    Fetched(Fetched),
     /// Time has passed.
     Tick,
+}
+
+/// An extent's bytes, from a replica or from here. The shell holds them under `request`, as those of a device request,
+/// until a `Number` or a `Reply` for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Like a device request's, and different from all of them.
+    pub request: u64,
+    /// From which radiator.
+    pub from: NodeId,
+    /// Which extent.
+    pub extent: u64,
+    /// BLAKE3 of the bytes; `None`: they could not be read.
+    pub hash: Option<[u8; 32]>,
 }
 
 /// What the shell is to do, in this order.
@@ -128,6 +158,18 @@ pub enum Effect {
         session: u64,
         /// Extent and the replica's BLAKE3 of it.
         hashes: Vec<(u64, [u8; 32])>,
+    },
+    /// Read this extent of the local image and answer with [`Event::Fetched`].
+    ReadExtent {
+        /// Which.
+        extent: u64,
+    },
+    /// For the log: the replicas were found different.
+    Differs {
+        /// On which extent.
+        extent: u64,
+        /// What each found.
+        found: BTreeMap<NodeId, Found>,
     },
     /// Answer the kernel: done, or EIO.
     Reply {
@@ -178,6 +220,17 @@ pub enum CannotServe {
     },
 }
 
+/// How a replica that returned is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Grade {
+    /// The operations it missed, from the ring of recent writes.
+    Ring,
+    /// The extents that it or the active may have been written meanwhile.
+    Map,
+    /// Every extent is compared.
+    Compare,
+}
+
 /// How far a replica is, for status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -185,8 +238,18 @@ pub struct Progress {
     pub connected: bool,
     /// Whether it counts for flushes.
     pub counted: bool,
+    /// How it is or was brought up to date in this session.
+    pub grade: Option<Grade>,
     /// Extents still to be compared or copied.
     pub extents_left: u64,
+    /// Extents that were to be compared or copied in this session.
+    pub extents_total: u64,
+    /// Extents copied in this session.
+    pub extents_copied: u64,
+    /// How fast what it lacks becomes less, bytes a second, since the session began; 0 once it lacks nothing.
+    pub bytes_per_s: u64,
+    /// Until it lacks nothing at that speed, s; `None`: nothing is done yet.
+    pub seconds_left: Option<u64>,
     /// Durable up to this number of the epoch.
     pub durable_seq: u64,
 }

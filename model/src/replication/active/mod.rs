@@ -5,9 +5,10 @@ mod catch_up;
 mod device;
 mod event;
 mod peer;
+mod scrub;
 mod set;
 
-pub use event::{Answer, CannotServe, DeviceOp, Effect, Event, Progress};
+pub use event::{Answer, CannotServe, DeviceOp, Effect, Event, Fetched, Grade, Progress};
 
 use super::frame::{Frame, Image, Op};
 use super::local::{Local, LocalEvent};
@@ -16,6 +17,7 @@ use crate::name::{NodeId, VolumeName};
 use crate::state::Volume;
 use device::Flush;
 use peer::Peer;
+use scrub::Scrub;
 use set::Proposed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -25,6 +27,9 @@ const PINGS: u64 = 5;
 
 /// The number of the tail: what every epoch begins with, the marked extents as its first operation.
 const TAIL: u64 = 1;
+
+/// After so long without a change the device counts as idle, ms.
+const IDLE_MS: u64 = 50;
 
 /// The active of one volume, for one epoch.
 #[derive(Debug, Clone, Hash)]
@@ -41,6 +46,8 @@ pub struct Active {
     last_change: BTreeMap<u64, u64>,
     /// The last change of any.
     changed: u64,
+    /// When that was.
+    changed_ms: u64,
     ring: VecDeque<(u64, Op)>,
     ring_bytes: u64,
     /// The ring holds every change after this number.
@@ -68,6 +75,7 @@ pub struct Active {
     swept: bool,
     now_ms: u64,
     pinged_ms: u64,
+    scrub: Scrub,
     out: Outbox,
 }
 
@@ -141,8 +149,12 @@ impl Active {
             return Err(CannotServe::EpochUsed { epoch: config.epoch, promised: header.promised });
         }
         let last_change = image.marked.iter().map(|extent| (*extent, TAIL)).collect();
-        let mut local = Local::new(image, TAIL, limits.marked_max, rules.mark_first);
+        let mut local = Local::new(image, TAIL, &limits, &rules);
         (local.header.promised, local.header.epoch) = (config.epoch, config.epoch);
+        if local.header.line == 0 {
+            // blank, or its map was lost: what is written counts from here, for whoever settles from now on
+            local.header.line = config.epoch;
+        }
         local.header.durable_seq = 0;
         local.save_header();
         let mut active = Self {
@@ -155,6 +167,7 @@ impl Active {
             seq: TAIL,
             last_change,
             changed: TAIL,
+            changed_ms: now_ms.saturating_sub(IDLE_MS),
             ring: VecDeque::new(),
             ring_bytes: 0,
             ring_after: TAIL,
@@ -175,6 +188,7 @@ impl Active {
             swept: false,
             now_ms,
             pinged_ms: now_ms,
+            scrub: Scrub::default(),
             out: Outbox::default(),
         };
         active.renew_peers();
@@ -217,10 +231,18 @@ impl Active {
     pub fn progress(&self) -> BTreeMap<NodeId, Progress> {
         let extents = self.extents();
         let of = |(node, peer): (&NodeId, &Peer)| {
+            let stream = peer.stream.as_ref();
+            let speed = stream.map(|s| s.speed(extents, self.now_ms));
+            let (extents_total, bytes_per_s, seconds_left) = speed.unwrap_or_default();
             let progress = Progress {
+                extents_total,
+                extents_copied: stream.map_or(0, |s| s.copied),
+                bytes_per_s,
+                seconds_left,
                 connected: peer.stream.is_some(),
                 counted: self.counted(*node),
                 extents_left: peer.stream.as_ref().map_or(0, |s| s.left(extents)),
+                grade: peer.stream.as_ref().and_then(|s| s.grade),
                 durable_seq: peer.durable,
             };
             (*node, progress)
@@ -240,6 +262,10 @@ impl Active {
         match event {
             Event::Device { request, op } => self.waiting.push_back((request, op)),
             Event::Local(LocalEvent::Failed { error }) => self.disk_failed(error),
+            Event::Local(LocalEvent::Examined { id, found }) => {
+                self.answered_locally(&LocalEvent::Examined { id, found });
+                self.examined(self.me, id, found);
+            }
             Event::Local(event) => self.answered_locally(&event),
             Event::Connected { replica, session } => self.connected(replica, session),
             Event::Frame { replica, session, frame } => self.frame(replica, session, frame),
@@ -248,6 +274,9 @@ impl Active {
             Event::Config(volume) => self.configured(volume),
             Event::Answered(answer) => self.answered(&answer),
             Event::Detach => self.detach(),
+            Event::Scrub { record, pace, wall_ms } => self.begin_to_scrub(record, pace, wall_ms),
+            Event::Check => self.check_asked(),
+            Event::Fetched(fetched) => self.fetched(fetched),
             Event::Lease { .. } | Event::Tick => {}
         }
         self.pump();
@@ -268,6 +297,7 @@ impl Active {
             self.pump_device();
             self.pump_flushes();
             self.pump_set();
+            self.pump_scrub();
         }
         let mut out = Vec::new();
         self.local.pump(&mut out);

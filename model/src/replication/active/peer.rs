@@ -1,5 +1,7 @@
 //! What the active knows of one other replica, and of the stream to it.
 
+use super::super::frame::EXTENT_BYTES;
+use super::Grade;
 use crate::name::ReplicaId;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -70,6 +72,18 @@ pub(super) struct Stream {
     /// Under comparison: which, and the last number when they were asked about.
     pub asked: Option<(BTreeSet<u64>, u64)>,
     pub torn: bool,
+    /// How it is brought up to date.
+    pub grade: Option<Grade>,
+    /// When the session began, ms, and how many extents it lacked then.
+    pub began: (u64, u64),
+    /// Extents copied.
+    pub copied: u64,
+    /// Bytes that may be copied before more of the device's own have gone by.
+    pub credit: i64,
+    /// When the last copy was sent, ms.
+    pub copied_ms: u64,
+    /// Its map is of another line: it is to take this one's when it settles.
+    pub teach: bool,
     /// The first flush sent since nothing is left to compare or copy.
     pub settle: Option<u64>,
 }
@@ -96,6 +110,19 @@ impl Stream {
         let asked = self.asked.as_ref().map_or(0, |(asked, _)| asked.len());
         (self.dirty.len() + self.unknown.len() + asked + self.copying) as u64
             + self.compare_from.map_or(0, |from| extents.saturating_sub(from))
+    }
+
+    /// How many extents were to do, how many bytes of them are done in a second, and the seconds left.
+    pub fn speed(&self, extents: u64, now_ms: u64) -> (u64, u64, Option<u64>) {
+        let left = self.left(extents);
+        let total = self.began.1.max(left);
+        if left == 0 {
+            return (total, 0, Some(0));
+        }
+        let took_ms = now_ms.saturating_sub(self.began.0).max(1);
+        let bytes_per_s = (total - left).saturating_mul(EXTENT_BYTES).saturating_mul(1000) / took_ms;
+        let bytes_left = left.saturating_mul(EXTENT_BYTES);
+        (total, bytes_per_s, (bytes_per_s > 0).then(|| bytes_left.div_ceil(bytes_per_s)))
     }
 
     /// A frame with a change went out.

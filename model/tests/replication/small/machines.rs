@@ -60,6 +60,9 @@ impl Small {
                     let differing = differing.map(|(x, _)| x).collect();
                     compared.push(Event::Compared { replica, session, differing });
                 }
+                Effect::ReadExtent { .. } | Effect::Differs { .. } => {
+                    self.violate("nobody asked for a search for bit rot".into());
+                }
                 Effect::Reply { request, ok } => self.reply(id, request, ok),
                 Effect::Propose(command) => {
                     let epoch = self.epoch_of(id);
@@ -115,9 +118,12 @@ impl Small {
                     None => return self.violate(format!("{id} has no payload for {number} {op:?}")),
                 }
             }
-            LocalEffect::Mark { mark, unmark } => Job::Mark { mark, unmark },
+            LocalEffect::Mark { mark, unmark, note, forget } => Job::Mark { mark, unmark, note, forget },
             LocalEffect::Sync { id, header } => Job::Sync { id, header, seen: vec![] },
-            LocalEffect::SaveHeader(header) => Job::Save(header),
+            LocalEffect::SaveHeader { header, note } => Job::Save { header, note },
+            LocalEffect::Examine { .. } | LocalEffect::Seal { .. } | LocalEffect::Note(_) => {
+                return self.violate("nobody asked for a search for bit rot".into());
+            }
         };
         node.tokens += 1;
         node.disk.begin(node.tokens, job);
@@ -131,8 +137,8 @@ impl Small {
             }
             Some(Job::Sync { id, .. }) => LocalEvent::Synced { id },
             Some(Job::Mark { .. }) => LocalEvent::Marked,
-            Some(Job::Save(_)) => LocalEvent::HeaderSaved,
-            Some(Job::Hash { .. } | Job::Compare { .. }) | None => return,
+            Some(Job::Save { .. }) => LocalEvent::HeaderSaved,
+            Some(_) | None => return,
         };
         match self.nodes[&id].machine {
             Machine::Active(_) => self.tell_active(id, Event::Local(event)),

@@ -14,8 +14,8 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use thermidor_model::command::{Command, Outcome, Why};
 use thermidor_model::replication::{
-    Active, Answer, DeviceOp, Effect, Event, Follower, FollowerEffect, FollowerEvent, Frame, ImageHeader,
-    Limits, LocalEffect, LocalEvent, OpKind, Rules,
+    Active, Answer, DeviceOp, Effect, Event, Follower, FollowerEffect, FollowerEvent, Frame, Grade,
+    ImageHeader, Limits, LocalEffect, LocalEvent, OpKind, Rules,
 };
 use thermidor_model::state::Volume;
 use thermidor_model::testing::{box_volume, mail};
@@ -30,7 +30,9 @@ const LIMITS: Limits = Limits {
     ring_bytes: 10 * BLOCK,
     window_bytes: 16 * BLOCK,
     marked_max: 3,
+    noted_max: 0,
     copies_max: 2,
+    catch_up_percent: 50,
     hashes_max: 8,
 };
 
@@ -256,6 +258,14 @@ impl Small {
     /// Where the device is attached.
     pub fn attached(&self) -> Option<NodeId> {
         self.client.at.map(|(id, _)| id)
+    }
+
+    /// How an active brings a replica up to date.
+    pub fn grade(&self, active: NodeId, replica: NodeId) -> Option<Grade> {
+        match &self.nodes[&active].machine {
+            Machine::Active(active) => active.progress().get(&replica)?.grade,
+            Machine::Follower(_) => None,
+        }
     }
 
     pub fn flushes(&self) -> u64 {

@@ -102,13 +102,12 @@ pub fn run<S: Session>(load: &Load, stop: &Stop, open: impl Fn() -> Result<S, Tr
     std::thread::scope(|scope| {
         let worker = || work(load, stop, &open, &next, &account, &over);
         let workers: Vec<_> = (0..load.parallel.max(1)).map(|_| scope.spawn(worker)).collect();
-        // Silence up to the end is silence too: who still waits then would not be counted.
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            if over() {
-                account.lock().unwrap_or_else(PoisonError::into_inner).waited(Instant::now());
-                break;
-            }
+        // Silence up to the end is silence too; who still waits then is not waited for.
+        while !over() && !workers.iter().all(|worker| worker.is_finished()) {
             std::thread::sleep(LOOK);
+        }
+        if over() {
+            account.lock().unwrap_or_else(PoisonError::into_inner).waited(Instant::now());
         }
     });
     let mut account = account.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 //! machine is taken for a dead one.
 
 mod storm;
-mod usage;
+pub(super) mod usage;
 
 use super::figures::{Bound, Figure};
 use super::{Ground, Group, setting};

@@ -9,7 +9,7 @@ use thermidor_supervisor::demo::lab::Radiator;
 pub const VERBS: [&str; 3] = ["run", "guard", "ingress"];
 
 /// Ticks of processor time in a second, as Linux counts them for programs, whatever its own clock.
-const TICKS: f64 = 100.0;
+pub const TICKS: f64 = 100.0;
 
 /// What one process has used.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -46,7 +46,7 @@ impl Used {
 }
 
 /// A field of `/proc/PID/status` or `/proc/PID/io`: its first number.
-fn field(text: &str, name: &str) -> Result<u64> {
+pub fn field(text: &str, name: &str) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let word = line.and_then(|rest| rest.split_whitespace().next());
     word.and_then(|word| word.parse().ok()).with_context(|| format!("no number at {name}"))
@@ -54,7 +54,7 @@ fn field(text: &str, name: &str) -> Result<u64> {
 
 /// Time in user and kernel mode out of `/proc/PID/stat`: fields 14 and 15; the second may hold
 /// blanks and parentheses.
-fn ticks(stat: &str) -> Result<u64> {
+pub fn ticks(stat: &str) -> Result<u64> {
     let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
     let words: Vec<&str> = rest.split_whitespace().collect();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());

@@ -1,0 +1,123 @@
+//! The page that is printed: what it is, the words in rows with their checks, a QR code of them, and where the friends
+//! are. Plain text, 80 columns, one page.
+
+use super::read::{ROW, check_of};
+use super::{CryptoFailed, Kit};
+use crate::words;
+use qrcode::render::unicode::Dense1x2;
+use qrcode::{EcLevel, QrCode};
+use std::fmt::Write;
+use thermidor_model::name::HomeName;
+
+/// A friend on the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Friend {
+    /// Its name.
+    pub home: HomeName,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+}
+
+impl Kit {
+    /// The page of a home, as of a date that a person reads.
+    pub fn page(&self, home: &HomeName, date: &str, friends: &[Friend]) -> Result<String, CryptoFailed> {
+        let words = self.words()?;
+        let mut page = format!(
+            "RECOVERY KIT of the home `{home}`, {date}\n\n\
+             Whoever has these {} words is this home: they read its backups, and they are all\n\
+             that is needed to have everything back. Keep this page away from the house, and\n\
+             keep it to yourself.\n\n\
+             On a new machine:  thermidor recover\n\n",
+            words.len()
+        );
+        for (row, four) in words.chunks(ROW).enumerate() {
+            for (column, word) in four.iter().enumerate() {
+                let _ = write!(page, "{:>4} {word:<11}", row * ROW + column + 1);
+            }
+            let numbers: Vec<u16> = four.iter().filter_map(|word| words::number(word)).collect();
+            let _ = writeln!(page, "  #{:02}", check_of(row, &numbers));
+        }
+        page.push_str("\nThe # and two digits check the words of their row.\n\n");
+        page.push_str(&qr(&words.join(" "))?);
+        page.push('\n');
+        if friends.is_empty() {
+            page.push_str(
+                "\nNo friend keeps a backup of this home yet: print this page again once one does.\n",
+            );
+        } else {
+            page.push_str("\nFriends who keep its backups:\n");
+            for friend in friends {
+                let _ = writeln!(page, "  {}  {}", friend.home, friend.addresses.join("  "));
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// A QR code as text: what is ink on paper is a block.
+fn qr(text: &str) -> Result<String, CryptoFailed> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L).map_err(|_| CryptoFailed)?;
+    Ok(code.render::<Dense1x2>().build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qrcode::Color;
+    use zeroize::Zeroizing;
+
+    fn friends() -> Vec<Friend> {
+        let home = HomeName::new("alice").unwrap();
+        vec![Friend { home, addresses: vec!["alice.example:7474".into(), "192.0.2.7:7474".into()] }]
+    }
+
+    #[test]
+    fn what_is_printed_can_be_typed_in_again() {
+        let home = HomeName::new("maison").unwrap();
+        for _ in 0..10 {
+            let kit = Kit::draw().unwrap();
+            let page = kit.page(&home, "2026-11-26", &friends()).unwrap();
+            println!("{page}");
+            let rows: Vec<&str> = page.lines().filter(|line| line.contains('#')).take(6).collect();
+            assert_eq!(Kit::read(&rows.join("\n")), Ok(kit), "{page}");
+            assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+            assert!(page.lines().count() <= 66, "{} lines", page.lines().count());
+            assert!(page.contains("alice  alice.example:7474  192.0.2.7:7474"), "{page}");
+        }
+        let page = Kit::draw().unwrap().page(&home, "2026-11-26", &[]).unwrap();
+        assert!(page.contains("No friend keeps a backup"), "{page}");
+    }
+
+    #[test]
+    fn the_qr_code_on_paper_is_the_one_that_was_made() {
+        let kit = Kit(Zeroizing::new([0x5a; 32]));
+        let text = kit.words().unwrap().join(" ");
+        let shown = qr(&text).unwrap();
+        let code = QrCode::with_error_correction_level(&text, EcLevel::L).unwrap();
+        let width = code.width();
+        let ink: Vec<Vec<bool>> = shown
+            .lines()
+            .flat_map(|line| {
+                let half = |upper: bool| -> Vec<bool> {
+                    line.chars()
+                        .map(|c| match c {
+                            '█' => true,
+                            '▀' => upper,
+                            '▄' => !upper,
+                            _ => false,
+                        })
+                        .collect()
+                };
+                [half(true), half(false)]
+            })
+            .collect();
+        // A margin of four all round.
+        for y in 0..width {
+            for x in 0..width {
+                assert_eq!(ink[y + 4][x + 4], code[(x, y)] == Color::Dark, "{x} {y}");
+            }
+        }
+        assert!(ink[..4].iter().flatten().all(|is| !is));
+        assert!(width <= 61, "{width}");
+    }
+}

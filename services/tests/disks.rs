@@ -1,0 +1,197 @@
+//! Replicas whose disk or way is bad: an image that is truncated or deleted under its process, a replica that stands
+//! still, one far away. Each is said in clear words, and nothing acknowledged is lost. Needs root; says SKIPPED
+//! otherwise.
+
+#[path = "volume/home.rs"]
+mod home;
+
+use home::{Home, skip};
+use rustix::process::Signal;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+use thermidor_model::NodeId;
+use thermidor_model::observe::ReplicaState;
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 64 * MIB;
+
+/// Not a test: what this binary is when it is started as a volume process.
+#[test]
+fn be_a_process() {
+    home::be_a_process();
+}
+
+/// Not a test either: the watchdog.
+#[test]
+fn be_a_watchdog() {
+    home::be_a_watchdog();
+}
+
+/// Letters that were fsynced; how long the slowest took.
+fn deliver(mount: &Path, letters: std::ops::Range<u32>) -> Duration {
+    let one = |number: u32| {
+        let began = Instant::now();
+        let mut file = File::create(mount.join(format!("letter{number}"))).unwrap();
+        file.write_all(format!("{number} ").repeat(2000).as_bytes()).unwrap();
+        file.sync_all().unwrap();
+        File::open(mount).unwrap().sync_all().unwrap();
+        began.elapsed()
+    };
+    letters.map(one).max().unwrap_or_default()
+}
+
+fn has_all(mount: &Path, letters: std::ops::Range<u32>) {
+    for number in letters {
+        let text = std::fs::read_to_string(mount.join(format!("letter{number}"))).unwrap();
+        assert_eq!(text, format!("{number} ").repeat(2000), "letter {number}");
+    }
+}
+
+fn all_alike(home: &Home, nodes: &[NodeId]) {
+    let first = home.device(nodes[0]);
+    for node in nodes {
+        home.is_clean(*node);
+        assert!(home.device(*node) == first, "the image of {node} differs\n{}", home.words());
+    }
+}
+
+/// What is done to a live image, and the words for it.
+type Harm = (u8, fn(&Path), &'static str);
+
+#[test]
+fn an_image_that_is_truncated_or_deleted_under_a_standby_is_said_and_given_up() {
+    if skip("an_image_that_is_truncated_or_deleted_under_a_standby_is_said_and_given_up") {
+        return;
+    }
+    let harms: [Harm; 2] = [
+        (
+            141,
+            |image| File::options().write(true).open(image).unwrap().set_len(9 * MIB).unwrap(),
+            "truncated",
+        ),
+        (142, |image| std::fs::remove_file(image).unwrap(), "deleted"),
+    ];
+    for (subnet, harm, word) in harms {
+        let home = Home::new(subnet, 3, SIZE);
+        let mount = home.attach(1).unwrap();
+        home.until_in_sync(&[1, 2, 3]);
+        deliver(&mount, 0..5);
+        harm(&home.radiators[&2].places.image());
+        deliver(&mount, 5..10);
+        home.until_in_sync(&[1, 3]);
+        let words = home.failed_words(2);
+        assert!(words.contains(word), "{words}");
+        println!("{words}");
+        deliver(&mount, 10..15);
+        home.detach(1).unwrap();
+        all_alike(&home, &[1, 3]);
+        let mount = home.attach(3).unwrap();
+        has_all(&mount, 0..15);
+    }
+}
+
+#[test]
+fn an_image_that_is_truncated_under_the_active_ends_its_service_there_and_loses_nothing() {
+    if skip("an_image_that_is_truncated_under_the_active_ends_its_service_there_and_loses_nothing") {
+        return;
+    }
+    let home = Home::new(143, 2, SIZE);
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2]);
+    deliver(&mount, 0..5);
+    File::options().write(true).open(home.radiators[&1].places.image()).unwrap().set_len(9 * MIB).unwrap();
+    let late = File::create(mount.join("late")).and_then(|file| file.sync_all());
+    assert!(late.is_err(), "acknowledged on a truncated image");
+    home.until("the device is taken away", || home.status(1).state != ReplicaState::Active);
+    assert!(home.failed_words(1).contains("truncated"), "{}", home.failed_words(1));
+    let mount = home.attach(2).unwrap();
+    has_all(&mount, 0..5);
+}
+
+#[test]
+fn a_replica_that_stands_still_is_dropped_after_its_timeout_and_not_waited_for_longer() {
+    if skip("a_replica_that_stands_still_is_dropped_after_its_timeout_and_not_waited_for_longer") {
+        return;
+    }
+    let home = Home::new(144, 3, SIZE);
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5);
+    home.signal(2, Signal::STOP);
+    let longest = deliver(&mount, 5..20);
+    println!("the longest fsync took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "writers waited {longest:?}");
+    assert_eq!(home.record().in_sync, [1, 3].into());
+    home.signal(2, Signal::CONT);
+    home.until_in_sync(&[1, 2, 3]);
+    home.detach(1).unwrap();
+    all_alike(&home, &[1, 2, 3]);
+}
+
+/// Passes connections on, each byte so much later.
+fn far_away(listen: Ipv4Addr, to: Ipv4Addr, port: u16, late: Duration) {
+    let listener = TcpListener::bind((listen, port)).unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            let Ok(far) = TcpStream::connect((to, port)) else { continue };
+            for stream in [&near, &far] {
+                stream.set_nodelay(true).unwrap();
+            }
+            for (mut from, mut into) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                let (send, passed) = channel::<(Instant, Vec<u8>)>();
+                std::thread::spawn(move || {
+                    let mut bytes = vec![0; 64 << 10];
+                    while let Ok(read @ 1..) = from.read(&mut bytes) {
+                        if send.send((Instant::now() + late, bytes[..read].to_vec())).is_err() {
+                            return;
+                        }
+                    }
+                });
+                std::thread::spawn(move || {
+                    for (due, bytes) in passed {
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        if into.write_all(&bytes).is_err() {
+                            return;
+                        }
+                    }
+                    // The other end may have gone already.
+                    drop(into.shutdown(Shutdown::Both));
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_replica_three_hundred_milliseconds_away_stays_in_sync_and_slows_each_flush_by_that_and_no_more() {
+    if skip(
+        "a_replica_three_hundred_milliseconds_away_stays_in_sync_and_slows_each_flush_by_that_and_no_more",
+    ) {
+        return;
+    }
+    let mut home = Home::new(145, 2, SIZE);
+    let (proxy, real) = (Ipv4Addr::new(127, 0, 145, 102), Ipv4Addr::new(127, 0, 145, 2));
+    far_away(proxy, real, home.record().port, Duration::from_millis(150));
+    home.reached_by.insert(2, proxy.into());
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2]);
+    let longest = deliver(&mount, 0..10);
+    println!("the longest letter took {longest:?}");
+    assert!(longest > Duration::from_millis(300), "it was not waited for: {longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert_eq!(home.record().in_sync, [1, 2].into(), "it was never dropped\n{}", home.words());
+    let began = Instant::now();
+    let noise = vec![7; 16 * MIB as usize];
+    let mut file = File::create(mount.join("large")).unwrap();
+    file.write_all(&noise).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    println!("16 MiB took {:?}", began.elapsed());
+    home.detach(1).unwrap();
+    all_alike(&home, &[1, 2]);
+}
