@@ -187,7 +187,6 @@ fn ports_and_volumes() {
     one(&volume("driver: shared, path: /data"), "2:33", &["no folder below a mountpoint"]);
     one(&volume("driver: shared, path: /mnt/../data"), "2:33", &["no folder below a mountpoint"]);
     one(&volume("driver: shared, path: /mnt/data, replicas: 2"), "2:54", &["counts replicas"]);
-    one(&volume("driver: shared, path: /mnt/data, size: 1g"), "2:50", &["has no size"]);
     one(&volume("replication: none, driver: shared"), "2:30", &["keep one of them"]);
 }
 

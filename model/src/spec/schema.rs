@@ -414,6 +414,18 @@ struct Volume {
     on_degraded: Option<Degraded>,
     /// `none`: a plain folder on one radiator.
     replication: Option<Replication>,
+    /// `shared`: a folder of a file system that all radiators have mounted, at `path`.
+    driver: Option<Driver>,
+    /// With `driver: shared`, where: a folder below the mountpoint.
+    path: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Driver {
+    /// Compose's own, ignored.
+    Local,
+    Shared,
 }
 
 #[derive(JsonSchema)]

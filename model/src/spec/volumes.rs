@@ -206,13 +206,8 @@ pub(super) fn read_volume(
     };
     let driver = shared(&mut fields, key, driver, findings)?;
     if let (true, Some(node)) = (driver.is_folder(), size_node) {
-        findings
-            .error(
-                node.place,
-                format!("`{}`: a volume that is {driver} is a folder, which has no size", fields.at("size")),
-            )
-            .help("leave `size:` out");
-        return None;
+        let path = fields.at("size");
+        findings.notice(node.place, format!("`{path}` is ignored: a folder takes what it needs of its disk"));
     }
     let size_bytes = if driver.is_folder() { Some(0) } else { size_bytes };
     let on_degraded = fields.take("on_degraded").map_or(Some(OnDegraded::Continue), |n| {
