@@ -248,6 +248,18 @@ pub struct Volume {
     pub set_version: u64,
 }
 
+impl Volume {
+    /// What its radiators hold of it, as it is written down once that is to go.
+    pub(crate) fn images<'a>(&'a self, name: &'a VolumeName) -> impl Iterator<Item = RemovedImage> + 'a {
+        self.replicas.iter().map(|(node, id)| RemovedImage {
+            volume: name.clone(),
+            node: *node,
+            id: *id,
+            driver: self.driver.clone(),
+        })
+    }
+}
+
 /// An image that is to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemovedImage {

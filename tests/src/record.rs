@@ -136,13 +136,17 @@ impl RecordHome {
 
     /// Demands that every line ever acknowledged is there.
     pub fn audit(&self) -> Result<()> {
-        let to = self.to();
+        self.audit_at(&self.to(), &self.acknowledged)
+    }
+
+    /// The same of these lines, at another service that keeps lines.
+    pub fn audit_at(&self, to: &str, acknowledged: &[String]) -> Result<()> {
         let list = || {
-            let guest = Guest::start(&self.home.lab, &["record-list", "--to", &to], &[])?;
+            let guest = Guest::start(&self.home.lab, &["record-list", "--to", to], &[])?;
             Ok(guest.report::<Vec<String>>().ok())
         };
         let present = until(Duration::from_secs(30), "the list of lines", list)?;
-        let audit = audit(&self.acknowledged, &present);
+        let audit = audit(acknowledged, &present);
         ensure!(
             audit.missing.is_empty(),
             "{} of {} acknowledged lines are lost: {:?}",

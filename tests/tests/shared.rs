@@ -3,13 +3,10 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::time::Duration;
-use thermidor_supervisor::demo::client::audit::audit;
 use thermidor_supervisor::demo::client::deliver::Delivered;
 use thermidor_supervisor::demo::home::Status;
-use thermidor_supervisor::demo::lab::Guest;
-use thermidor_supervisor::demo::lab::command::until;
 use thermidor_tests::record::RecordHome;
 
 const SERVICE: &str = "    image: thermidor/record:1\n    ports: [ \"7001:7000\" ]\n    volumes: [ \"notes:/data\" ]\n    \
@@ -81,7 +78,7 @@ fn a_folder_on_one_radiator_has_its_data_after_a_plug_was_pulled_and_is_nowhere_
     runs_again(home, "plain", epoch).unwrap();
     let delivered: Delivered = writer.stop().unwrap();
     assert!(delivered.acknowledged.len() > 50, "{delivered:?}");
-    audited(home, &to, &delivered).unwrap();
+    home.audit_at(&to, &delivered.acknowledged).unwrap();
 }
 
 #[test]
@@ -115,7 +112,7 @@ fn volumes_that_are_folders_have_what_was_fsynced_after_a_plug_was_pulled() {
     let after = delivered.acknowledged.len();
     assert!(after > 50, "{after} lines were acknowledged");
     assert!(delivered.refused.is_empty(), "{:?}", delivered.refused);
-    audited(&home, &to, &delivered).unwrap();
+    home.audit_at(&to, &delivered.acknowledged).unwrap();
 
     // The one that returns has lost its mount, and says so until somebody mounts it again.
     home.radiator(&first).unwrap().power_on().unwrap();
@@ -124,16 +121,7 @@ fn volumes_that_are_folders_have_what_was_fsynced_after_a_plug_was_pulled() {
     wait_for_word(&home, &first, "following").unwrap();
     home.home.type_here(&["move", "notes", &first]).unwrap();
     assert_eq!(runs_on(&home, &[&second]).unwrap(), first);
-    audited(&home, &to, &delivered).unwrap();
+    home.audit_at(&to, &delivered.acknowledged).unwrap();
     home.sit_away_from(&["ballon"]).unwrap();
     a_folder_on_one_radiator_has_its_data_after_a_plug_was_pulled_and_is_nowhere_else(&home);
-}
-
-fn audited(home: &RecordHome, to: &str, delivered: &Delivered) -> Result<()> {
-    let list =
-        || Ok(Guest::start(&home.home.lab, &["record-list", "--to", to], &[])?.report::<Vec<String>>().ok());
-    let present = until(Duration::from_secs(30), "the list of lines", list)?;
-    let audit = audit(&delivered.acknowledged, &present);
-    ensure!(audit.missing.is_empty(), "lost: {:?}", audit.missing);
-    Ok(())
 }

@@ -28,13 +28,7 @@ impl State {
         }
         let Some(volume) = self.volumes.remove(name) else { return stale("gone") };
         let holders: Vec<String> = volume.replicas.keys().map(|n| self.name_of(*n)).collect();
-        let removed = |(node, id): (&NodeId, &ReplicaId)| RemovedImage {
-            volume: name.clone(),
-            node: *node,
-            id: *id,
-            driver: volume.driver.clone(),
-        };
-        self.removed_images.extend(volume.replicas.iter().map(removed));
+        self.removed_images.extend(volume.images(name));
         let on = if holders.is_empty() { "it had no data".into() } else { holders.join(", ") };
         self.tell(at, Weight::Mail, &format!("volume/{name}"), format!("{name} was removed for good: {on}"));
         Ok(Outcome::Done)

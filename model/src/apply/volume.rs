@@ -3,8 +3,7 @@
 use super::{Applied, invalid, stale};
 use crate::command::{Outcome, Refusal};
 use crate::name::{NodeId, ReplicaId, ServiceName, UnixMs, VolumeName};
-use crate::spec::VolumeDriver;
-use crate::state::{RemovedImage, Role, State, Volume, Weight};
+use crate::state::{Role, State, Volume, Weight};
 
 impl State {
     fn volume_at(&self, name: &VolumeName, epoch: Option<u64>, set_was: u64) -> Result<&Volume, Refusal> {
@@ -88,13 +87,9 @@ impl State {
             return invalid(format!("{} holds the last in-sync replica of {name}", self.name_of(node)));
         }
         // One that is not in sync holds nothing that the others lack: its image goes, for a new one may need the room.
-        if let Some(id) = volume.replicas.get(&node).copied().filter(|_| !volume.in_sync.contains(&node)) {
-            self.removed_images.push(RemovedImage {
-                volume: name.clone(),
-                node,
-                id,
-                driver: VolumeDriver::Replicated,
-            });
+        if !volume.in_sync.contains(&node) {
+            let removed = volume.images(name).find(|image| image.node == node);
+            self.removed_images.extend(removed);
         }
         let remove = |volume: &mut Volume| {
             volume.replicas.remove(&node);

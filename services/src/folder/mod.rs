@@ -277,14 +277,13 @@ impl Folder {
     }
 }
 
-/// The kind of file system that a path lies on, if no other radiator can have it. Asks no file system.
+/// The kind of file system that a path lies on, if no other radiator can have it.
 fn own_file_system(path: &Path) -> Result<Option<String>, FolderError> {
-    let all = mounts::all().map_err(|source| FolderError::Record { path: path.into(), source })?;
-    // The folder may be a mountpoint itself; of those stacked on one the last counts.
-    let above = all.into_iter().filter(|m| path.starts_with(&m.point));
-    let over = above.max_by_key(|m| m.point.components().count()).map(|m| m.kind);
-    let kind = over.unwrap_or_else(|| "nothing that is mounted".into());
-    Ok((kind.starts_with("nothing") || OWN.contains(&kind.as_str())).then_some(kind))
+    let over = mounts::over(path).map_err(|source| FolderError::Record { path: path.into(), source })?;
+    Ok(match over {
+        None => Some("nothing that is mounted".into()),
+        Some(m) => OWN.contains(&m.kind.as_str()).then_some(m.kind),
+    })
 }
 
 #[cfg(test)]

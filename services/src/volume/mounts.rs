@@ -66,6 +66,12 @@ pub fn on(point: &Path) -> io::Result<Option<Mounted>> {
     Ok(all()?.into_iter().rfind(|m| m.point == point))
 }
 
+/// The mount that a path lies on; of those stacked on one point the last. Asks no file system.
+pub fn over(path: &Path) -> io::Result<Option<Mounted>> {
+    let above = all()?.into_iter().filter(|m| path.starts_with(&m.point));
+    Ok(above.max_by_key(|m| m.point.components().count()))
+}
+
 /// Takes every mount off a point; `lazy` also where it is in use.
 pub fn take_off(point: &Path, lazy: bool) -> io::Result<()> {
     let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() } | UnmountFlags::NOFOLLOW;
@@ -82,9 +88,7 @@ pub fn take_off(point: &Path, lazy: bool) -> io::Result<()> {
 /// namespaces: where its file system is not shared, the directory is bound onto itself.
 /// Answers whether it had to be.
 pub fn share(dir: &Path) -> io::Result<bool> {
-    let over =
-        all()?.into_iter().filter(|m| dir.starts_with(&m.point)).max_by_key(|m| m.point.components().count());
-    if over.is_some_and(|m| m.shared) {
+    if over(dir)?.is_some_and(|m| m.shared) {
         return Ok(false);
     }
     mount_bind(dir, dir)?;

@@ -1,6 +1,7 @@
 //! Comparing a volume's replicas: an order goes to the radiator whose process takes its writes, and what a comparison
 //! finds there is told to people once.
 
+use super::orders::known_volume;
 use super::{Context, within};
 use crate::api::Refused;
 use bytes::Bytes;
@@ -25,11 +26,7 @@ impl Context {
     /// Has a volume's replicas compared now; answers the number of the pass.
     pub async fn check_volume(&self, volume: &VolumeName) -> Result<Value, Refused> {
         let state = self.node.state().borrow().clone();
-        let Some(record) = state.volumes.get(volume) else {
-            return Err(Refused::because(format!(
-                "there is no volume {volume}: `thermidor volume ls` lists them"
-            )));
-        };
+        let record = known_volume(&state, volume)?;
         if record.driver.is_folder() {
             return Err(Refused::because(format!(
                 "{volume} is {}: it has no replicas to compare",

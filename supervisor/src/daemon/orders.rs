@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use thermidor_model::spec::{PROBE_ACCOUNT, RecipeSpec};
-use thermidor_model::state::{MailAccount, Off};
+use thermidor_model::state::{MailAccount, Off, Volume};
 use thermidor_model::{Command, NodeId, Outcome, RadiatorName, ServiceName, State, VolumeName};
 use thermidor_raft::ProposeError;
 
@@ -189,12 +189,15 @@ fn mail_account(
 
 fn promote(state: &State, volume: VolumeName, radiator: &RadiatorName) -> Result<Command, Refused> {
     let node = member(state, radiator)?;
-    let Some(v) = state.volumes.get(&volume) else {
-        return Err(Refused::because(format!(
-            "there is no volume {volume}: `thermidor volume ls` lists them"
-        )));
-    };
+    let v = known_volume(state, &volume)?;
     Ok(Command::Promote { epoch: v.epoch, set_was: v.set_version, volume, node })
+}
+
+/// The volume of that name, or words for a person.
+pub(super) fn known_volume<'a>(state: &'a State, volume: &VolumeName) -> Result<&'a Volume, Refused> {
+    let unknown =
+        || Refused::because(format!("there is no volume {volume}: `thermidor volume ls` lists them"));
+    state.volumes.get(volume).ok_or_else(unknown)
 }
 
 #[cfg(test)]

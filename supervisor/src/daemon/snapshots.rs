@@ -2,7 +2,7 @@
 //! fits best, whose volume process does it.
 
 use super::Context;
-use super::orders::{member, value};
+use super::orders::{known_volume, member, value};
 use crate::api::view::{SnapshotLine, SnapshotList};
 use crate::api::{Refused, SnapshotOrder};
 use bytes::Bytes;
@@ -80,11 +80,7 @@ impl Context {
         on: Option<&RadiatorName>,
         order: SnapshotOrder,
     ) -> Result<Value, Refused> {
-        let Some(record) = state.volumes.get(volume) else {
-            return Err(Refused::because(format!(
-                "there is no volume {volume}: `thermidor volume ls` lists them"
-            )));
-        };
+        let record = known_volume(state, volume)?;
         if record.driver.is_folder() {
             let why = format!("{volume} is {}: only replicated volumes have snapshots", record.driver);
             return Err(Refused::because(why));
