@@ -5,6 +5,28 @@ use bip39::Language;
 /// Words that are proposed for a mistyped one.
 const NEAR_MAX: usize = 3;
 
+/// A word that is none of the list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("word {position}, `{word}`, is none of the list{}", meant(near))]
+pub struct Unknown {
+    /// Which of those given, from 1.
+    pub position: usize,
+    /// What was given.
+    pub word: String,
+    /// What may have been meant.
+    pub near: Vec<&'static str>,
+}
+
+impl Unknown {
+    pub(crate) fn new(position: usize, word: &str) -> Self {
+        Self { position, word: word.to_owned(), near: near(word) }
+    }
+}
+
+fn meant(near: &[&'static str]) -> String {
+    if near.is_empty() { String::new() } else { format!("; perhaps `{}`", near.join("` or `")) }
+}
+
 /// The word of a number below 2048.
 pub(crate) fn word(number: u16) -> &'static str {
     Language::English.word_list()[usize::from(number) % 2048]
@@ -21,7 +43,7 @@ pub(crate) fn number(word: &str) -> Option<u16> {
 }
 
 /// Words that somebody who wrote this may have meant, the likeliest first.
-pub(crate) fn near(word: &str) -> Vec<&'static str> {
+fn near(word: &str) -> Vec<&'static str> {
     let word = word.to_lowercase();
     let mut all: Vec<(usize, &str)> = Language::English
         .word_list()
@@ -53,11 +75,6 @@ pub(crate) fn distance(one: &str, other: &str) -> usize {
         rows.push(row);
     }
     rows[one.len()][other.len()]
-}
-
-/// How a list of proposals is said.
-pub(crate) fn meant(near: &[&'static str]) -> String {
-    if near.is_empty() { String::new() } else { format!("; perhaps `{}`", near.join("` or `")) }
 }
 
 #[cfg(test)]

@@ -44,15 +44,8 @@ pub enum KitError {
     #[error("a recovery kit is {WORDS} words, these are {0}")]
     Count(usize),
     /// No word of the list.
-    #[error("word {position}, `{word}`, is none of the list{}", words::meant(near))]
-    Unknown {
-        /// Which, from 1.
-        position: usize,
-        /// What was given.
-        word: String,
-        /// What may have been meant.
-        near: Vec<&'static str>,
-    },
+    #[error(transparent)]
+    Unknown(#[from] words::Unknown),
     /// A row's own check does not fit.
     #[error("one of the words {first} to {last}, or their order, is not what the row's #{given:02} was made for{}", perhaps(.suspects))]
     Row {
@@ -112,9 +105,9 @@ impl Kit {
                 match words::number(token) {
                     Some(number) => numbers.push(number),
                     None => {
-                        let near = words::near(token);
                         let word = token.chars().take(20).collect();
-                        unknown.get_or_insert(KitError::Unknown { position: count, word, near });
+                        let none = words::Unknown { word, ..words::Unknown::new(count, token) };
+                        unknown.get_or_insert(KitError::Unknown(none));
                     }
                 }
             }
@@ -202,7 +195,7 @@ mod tests {
             let mut wrong: Vec<String> = words.iter().map(|w| w.to_string()).collect();
             wrong[at].insert(1, 'q');
             let why = Kit::read(&wrong.join(" ")).unwrap_err();
-            let KitError::Unknown { position, near, .. } = &why else { panic!("{why:?}") };
+            let KitError::Unknown(words::Unknown { position, near, .. }) = &why else { panic!("{why:?}") };
             assert_eq!((*position, near[0]), (at + 1, words[at]), "{why}");
         }
     }

@@ -30,15 +30,8 @@ pub enum NoCode {
     #[error("a code is {WORDS} words, these are {0}")]
     Count(usize),
     /// No word of the list.
-    #[error("word {position}, `{word}`, is none of the list{}", words::meant(near))]
-    Unknown {
-        /// Which, from 1.
-        position: usize,
-        /// What was given.
-        word: String,
-        /// What may have been meant.
-        near: Vec<&'static str>,
-    },
+    #[error(transparent)]
+    Unknown(#[from] words::Unknown),
     /// All are words, but not of one code.
     #[error("the words don't belong together: one was misheard, or they are in another order")]
     Checksum,
@@ -63,11 +56,7 @@ impl Code {
         }
         let mut all: u64 = 0;
         for (position, word) in (1..).zip(given) {
-            let number = words::number(word).ok_or_else(|| NoCode::Unknown {
-                position,
-                word: word.to_owned(),
-                near: words::near(word),
-            })?;
+            let number = words::number(word).ok_or_else(|| words::Unknown::new(position, word))?;
             all = all << 11 | u64::from(number);
         }
         let (drawn, sum) = ((all >> 8) as u32, all as u8);
