@@ -5,6 +5,7 @@
 #[path = "volume/home.rs"]
 mod home;
 
+use home::letters::{self, has_all};
 use home::{Home, skip};
 use rustix::process::Signal;
 use std::fs::File;
@@ -31,24 +32,14 @@ fn be_a_watchdog() {
     home::be_a_watchdog();
 }
 
-/// Letters that were fsynced; how long the slowest took.
-fn deliver(mount: &Path, letters: std::ops::Range<u32>) -> Duration {
+/// Delivers letters one by one; how long the slowest took.
+fn deliver(mount: &Path, numbers: std::ops::Range<u32>) -> Duration {
     let one = |number: u32| {
         let began = Instant::now();
-        let mut file = File::create(mount.join(format!("letter{number}"))).unwrap();
-        file.write_all(format!("{number} ").repeat(2000).as_bytes()).unwrap();
-        file.sync_all().unwrap();
-        File::open(mount).unwrap().sync_all().unwrap();
+        letters::deliver(mount, number..number + 1).unwrap();
         began.elapsed()
     };
-    letters.map(one).max().unwrap_or_default()
-}
-
-fn has_all(mount: &Path, letters: std::ops::Range<u32>) {
-    for number in letters {
-        let text = std::fs::read_to_string(mount.join(format!("letter{number}"))).unwrap();
-        assert_eq!(text, format!("{number} ").repeat(2000), "letter {number}");
-    }
+    numbers.map(one).max().unwrap_or_default()
 }
 
 fn all_alike(home: &Home, nodes: &[NodeId]) {

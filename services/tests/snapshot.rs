@@ -4,6 +4,7 @@
 #[path = "volume/home.rs"]
 mod home;
 
+use home::letters::text;
 use home::{Home, skip};
 use rustix::process::Signal;
 use std::fs::File;
@@ -40,14 +41,10 @@ fn name(text: &str) -> SnapshotName {
     SnapshotName::new(text).unwrap()
 }
 
-fn letter(number: u32) -> String {
-    format!("{number} ").repeat(2000)
-}
-
 /// One letter, fsynced.
 fn deliver(mount: &Path, number: u32) -> std::io::Result<()> {
     let mut file = File::create(mount.join(format!("letter{number}")))?;
-    file.write_all(letter(number).as_bytes())?;
+    file.write_all(text(number).as_bytes())?;
     file.sync_all()?;
     // In place, over and over: what a copy-on-write that came too late would show.
     let board = File::options().create(true).write(true).truncate(false).open(mount.join("board"))?;
@@ -147,9 +144,9 @@ fn mount(home: &Home, taken: &Taken) -> PathBuf {
 /// Every letter fsynced before, none begun later, and a file system without an error; by its mount.
 fn is_exact(taken: &Taken, point: &Path) {
     for number in 0..taken.before {
-        let mut text = String::new();
-        File::open(point.join(format!("letter{number}"))).unwrap().read_to_string(&mut text).unwrap();
-        assert!(text == letter(number), "letter {number} of {:?}", taken.view);
+        let mut found = String::new();
+        File::open(point.join(format!("letter{number}"))).unwrap().read_to_string(&mut found).unwrap();
+        assert!(found == text(number), "letter {number} of {:?}", taken.view);
     }
     for entry in std::fs::read_dir(point).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();

@@ -6,6 +6,7 @@ mod away;
 #[path = "volume/home.rs"]
 mod home;
 
+use home::letters::{deliver, has_all, read, write_synced};
 use home::{Home, PATIENCE, skip};
 use rustix::process::Signal;
 use std::fs::File;
@@ -30,34 +31,6 @@ fn be_a_process() {
 #[test]
 fn be_a_watchdog() {
     home::be_a_watchdog();
-}
-
-fn write_synced(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    File::open(path.parent().unwrap())?.sync_all()
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// Letters that were fsynced, each with some kilobytes.
-fn deliver(mount: &Path, letters: std::ops::Range<u32>) -> io::Result<()> {
-    for number in letters {
-        write_synced(&mount.join(format!("letter{number}")), &format!("{number} ").repeat(2000))?;
-    }
-    Ok(())
-}
-
-fn has_all(mount: &Path, letters: std::ops::Range<u32>) {
-    for number in letters {
-        let text = read(&mount.join(format!("letter{number}"))).unwrap();
-        assert_eq!(text, format!("{number} ").repeat(2000), "letter {number}");
-    }
 }
 
 /// After a planned detachment every replica holds the same device, without an error.

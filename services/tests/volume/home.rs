@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #[path = "keys.rs"]
 mod keys;
+#[path = "letters.rs"]
+pub mod letters;
 
 use keys::{issue, link, refusal};
 use serde::{Deserialize, Serialize};
