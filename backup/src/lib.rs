@@ -8,6 +8,7 @@ pub mod kit;
 pub mod line;
 pub mod pairing;
 pub mod restic;
+pub mod round;
 pub mod schedule;
 pub mod vault;
 pub mod vault_process;
