@@ -8,6 +8,7 @@ pub mod home_itself;
 pub mod kit;
 pub mod pairing;
 pub mod restic;
+pub mod restore;
 pub mod schedule;
 pub mod vault;
 mod words;
