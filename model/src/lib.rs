@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod backup;
 pub mod check;
 pub mod command;
+pub mod friends;
 pub mod heat;
 pub mod lease;
 pub mod membership;

@@ -1,7 +1,9 @@
 //! The home's replicated state: what Raft agrees on, and nothing else.
 //! Telemetry stays out of it, so an idle home writes nothing.
 
+use crate::backup::{Record, Subject};
 use crate::command::Why;
+use crate::friends::{Friend, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
 use crate::restore::Restore;
@@ -69,6 +71,18 @@ pub struct State {
     pub secrets: BTreeMap<String, Sealed>,
     /// Mail accounts made by the CLI, by service and local part.
     pub mail_accounts: BTreeMap<ServiceName, BTreeMap<String, MailAccount>>,
+    /// Homes that this one was paired with, by name.
+    #[serde(default)]
+    pub friends: BTreeMap<HomeName, Friend>,
+    /// The code that was given out last.
+    #[serde(default)]
+    pub pairing: Option<PairingInvitation>,
+    /// The recovery kit, once there is one.
+    #[serde(default)]
+    pub kit: Option<KitRecord>,
+    /// How the backups stand, at each friend's.
+    #[serde(default, with = "by_subject")]
+    pub backups: BTreeMap<Subject, BTreeMap<HomeName, Record>>,
     /// Packed build contexts by their BLAKE3, hex.
     pub contexts: BTreeMap<String, Packed>,
     /// The last events, oldest first, at most [`EVENTS_MAX`].
@@ -102,11 +116,31 @@ impl Default for State {
             address: Address::default(),
             secrets: BTreeMap::new(),
             mail_accounts: BTreeMap::new(),
+            friends: BTreeMap::new(),
+            pairing: None,
+            kit: None,
+            backups: BTreeMap::new(),
             contexts: BTreeMap::new(),
             events: VecDeque::new(),
             next_event: 1,
             notified: 0,
         }
+    }
+}
+
+/// A map whose keys are no texts, as a list of pairs.
+mod by_subject {
+    use super::{BTreeMap, HomeName, Record, Subject};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Map = BTreeMap<Subject, BTreeMap<HomeName, Record>>;
+
+    pub fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        Ok(Vec::<(Subject, BTreeMap<HomeName, Record>)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

@@ -163,6 +163,9 @@ impl State {
         if name.is_empty() || name.len() > 200 {
             return invalid("a secret's name has 1 to 200 characters, like `mail/marie`");
         }
+        if name == crate::friends::KIT_SECRET {
+            return invalid("that is the recovery kit: `thermidor kit` has the verbs for it");
+        }
         match sealed {
             Some(sealed) if sealed.key != self.keys.sealed_under => {
                 return stale("the home key has been changed meanwhile: set the secret again");

@@ -2,6 +2,7 @@
 //! same state, bit for bit. What is refused changes nothing.
 
 mod declare;
+mod friends;
 mod keys;
 mod member;
 mod placement;
@@ -106,6 +107,19 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::Put { .. } => Ok(Outcome::Done),
+            Command::InviteFriend { invitation } => self.invite_friend(at, invitation),
+            Command::BurnPairing { id } => self.burn_pairing(at, *id),
+            Command::MeetFriend { home, identity, words } => self.meet_friend(at, home, identity, words),
+            Command::ConfirmFriend { home, words } => self.confirm_friend(at, home, words),
+            Command::RemoveFriend { home } => self.remove_friend(at, home),
+            Command::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses),
+            Command::HearGeneration { home, generation } => self.hear_generation(at, home, *generation),
+            Command::ConfirmGeneration { home, generation } => self.confirm_generation(at, home, *generation),
+            Command::SetKit { was, record, sealed } => self.set_kit(at, *was, record, sealed),
+            Command::NoteKit { printed_ms, rehearsed_ms } => self.note_kit(*printed_ms, *rehearsed_ms),
+            Command::NoteBackup { subject, friend, was, record } => {
+                self.note_backup(at, subject, friend, was, record)
+            }
         }
     }
 
@@ -120,5 +134,7 @@ impl State {
     }
 }
 
+#[cfg(test)]
+mod friends_tests;
 #[cfg(test)]
 mod tests;
