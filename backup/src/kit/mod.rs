@@ -7,6 +7,7 @@ mod read;
 pub use page::Friend;
 pub use read::KitError;
 
+use crate::line::Transport;
 use crate::restic::Secret;
 use crate::vault::{NotBelieved, Signer};
 use base64::Engine;
@@ -68,6 +69,11 @@ impl Kit {
         Signer::from_seed(&seed)
     }
 
+    /// The key that the home shows to its friends on the way to their vaults.
+    pub fn transport(&self) -> Result<Transport, CryptoFailed> {
+        Transport::from_seed(self.derive(&["transport"])?).ok_or(CryptoFailed)
+    }
+
     /// The password of the repository at a friend's: each friend's is another.
     pub fn repository(&self, friend: &HomeName) -> Result<Secret, CryptoFailed> {
         let key = self.derive(&["repository", friend.as_str()])?;
@@ -119,6 +125,7 @@ mod tests {
             hex(&kit.signer().unwrap().public().0),
             "f3fabd9a6afc1e03315a34ec3080bc7545aa1c91f4a9b45c085ade842b617329"
         );
+        assert_eq!(hex(&kit.transport().unwrap().public().0), "TBD");
         assert_eq!(
             kit.repository(&home("alice")).unwrap().expose(),
             "_yrxgk4S1uYX4TC2QsKebGcWGZolSGpKBrYFHMM1Rvs"
@@ -138,13 +145,14 @@ mod tests {
         let mut all = BTreeSet::new();
         for kit in [Kit::draw().unwrap(), Kit::draw().unwrap()] {
             all.insert(hex(&kit.signer().unwrap().public().0));
+            all.insert(hex(&kit.transport().unwrap().public().0));
             all.insert(hex(&kit.authority_seal().unwrap()[..]));
             all.insert(hex(&kit.home_seal().unwrap()[..]));
             for friend in ["alice", "carol"] {
                 all.insert(kit.repository(&home(friend)).unwrap().expose().to_owned());
             }
         }
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 12);
         assert_eq!(format!("{:?}", Kit::draw().unwrap()), "Kit(..)");
     }
 }

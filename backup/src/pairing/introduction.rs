@@ -1,6 +1,7 @@
 //! What a home tells its friend about itself, to be pinned: read only after both have proved to know the code, and
 //! bounded all the same.
 
+use crate::line::TransportKey;
 use crate::vault::HomeKey;
 use serde::{Deserialize, Serialize};
 use thermidor_model::name::HomeName;
@@ -22,8 +23,8 @@ pub struct Introduction {
     pub generation: u64,
     /// With which it signs what it says to vaults.
     pub key: HomeKey,
-    /// The SHA-256 of its authority's certificate: who shows one signed by that speaks for the home.
-    pub authority: [u8; 32],
+    /// The key it shows on the way between the two: who holds that speaks for the home.
+    pub transport: TransportKey,
     /// Where it can be reached, the best first: host and port.
     pub addresses: Vec<String>,
 }
@@ -58,7 +59,7 @@ impl Introduction {
         if it.version != Self::VERSION {
             return Err(NotTaken::Version(it.version));
         }
-        if it.key == own.key || it.authority == own.authority {
+        if it.key == own.key || it.transport == own.transport {
             return Err(NotTaken::Myself);
         }
         if it.home == own.home {

@@ -1,6 +1,7 @@
 //! Two homes, and whoever stands between them.
 
 use super::*;
+use crate::line::TransportKey;
 use crate::vault::HomeKey;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ fn home(name: &str, n: u8) -> Introduction {
         home: HomeName::new(name).unwrap(),
         generation: 1,
         key: HomeKey([n; 32]),
-        authority: [n + 100; 32],
+        transport: TransportKey([n + 100; 32]),
         addresses: vec![format!("{name}.example:7474")],
     }
 }

@@ -16,8 +16,18 @@ use thermidor_model::name::HomeName;
 pub enum Caller {
     /// The transport has proved that it is this friend.
     Proved(HomeName),
+    /// The same, but nothing may be changed: the friend's home says a generation that no person has confirmed here.
+    /// Locks are taken, checked and forgotten, so that restic restores without any flag.
+    ProvedToRead(HomeName),
     /// Anybody: each request shows a password (HTTP basic), as a stock restic does.
     ByPassword,
+}
+
+impl Caller {
+    /// Whether it may change nothing.
+    pub(super) fn reads_only(&self) -> bool {
+        matches!(self, Self::ProvedToRead(_))
+    }
 }
 
 /// The friend who asks, if the repository is the friend's.
@@ -29,7 +39,9 @@ pub(super) fn authenticate(
 ) -> Result<Arc<Space>, Refusal> {
     let named = path::friend_of(path).and_then(|name| vault.space(name));
     let proved = match caller {
-        Caller::Proved(friend) => named.as_ref().is_some_and(|space| space.friend == *friend),
+        Caller::Proved(friend) | Caller::ProvedToRead(friend) => {
+            named.as_ref().is_some_and(|space| space.friend == *friend)
+        }
         Caller::ByPassword => {
             let (user, password) = basic(headers).unwrap_or_default();
             let expected = named.as_ref().and_then(|space| space.terms().password);

@@ -211,7 +211,7 @@ impl Vault {
     {
         // One friend's many connections leave the others theirs.
         let known = match &caller {
-            Caller::Proved(friend) => self.space(friend.as_str()),
+            Caller::Proved(friend) | Caller::ProvedToRead(friend) => self.space(friend.as_str()),
             Caller::ByPassword => None,
         };
         let places = known.as_ref().map_or(&self.0.connections, |space| &space.connections);

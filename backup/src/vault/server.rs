@@ -43,7 +43,7 @@ pub(super) async fn answer(vault: Vault, caller: Caller, request: Request<Sent>)
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let done = match caller::authenticate(&vault, &caller, &path, &parts.headers) {
-        Ok(space) => act(&vault, space, &parts, &mut body).await,
+        Ok(space) => act(&vault, space, &caller, &parts, &mut body).await,
         Err(refusal) => Err(refusal),
     };
     let refusal = match done {
@@ -113,11 +113,21 @@ fn ok(content: Vec<u8>) -> Result<Reply, Refusal> {
 async fn act(
     vault: &Vault,
     space: Arc<Space>,
+    caller: &Caller,
     parts: &hyper::http::request::Parts,
     body: &mut Sent,
 ) -> Result<Reply, Refusal> {
     let (folder, view, place) = match path::read(parts.uri.path()).ok_or(Refusal::NotFound)? {
+        // Whoever may only read sees what is there now as it sees the past: no locks, and none is kept.
+        Address::Restic(folder, View::Live, place) if caller.reads_only() => {
+            (folder, View::AsOf(u64::MAX), place)
+        }
         Address::Restic(folder, view, place) => (folder, view, place),
+        Address::Own(Verb::Deletions | Verb::Head, _)
+            if caller.reads_only() && parts.method != Method::GET =>
+        {
+            return Err(Refusal::Forbidden(PAST));
+        }
         Address::Own(verb, folder) => return own(vault, space, verb, folder, parts, body).await,
     };
     let method = &parts.method;
@@ -144,7 +154,8 @@ async fn act(
     }
 }
 
-const PAST: &str = "the past can only be read";
+const PAST: &str = "the past can only be read, and so can all that is kept for a home which came back, until its friend \
+                    has confirmed that";
 
 async fn create(space: Arc<Space>, folder: Folder, view: View, query: &str) -> Result<Reply, Refusal> {
     if !query.split('&').any(|pair| pair == "create=true") {

@@ -1,0 +1,119 @@
+//! A door on this machine that leads to a friend's vault, for restic, which speaks plain HTTP: each connection to it goes
+//! on over a connection of its own. It is there as long as its guard; other programs of this machine could use it
+//! meanwhile, and would find what the friend can see too: sealed bytes.
+
+use super::certificate::Own;
+use super::dial::{Pin, ToVault, dial_vault};
+use super::welcome::Welcome;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Connections at once; more wait.
+const CONNECTIONS_MAX: usize = 64;
+
+#[derive(Default)]
+struct Told {
+    trouble: Option<String>,
+    welcome: Option<Welcome>,
+}
+
+/// The door. Dropped, it is shut, and what went through it is cut.
+pub struct Forwarder {
+    at: SocketAddr,
+    told: Arc<Mutex<Told>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Way {
+    addresses: Vec<String>,
+    own: Own,
+    pin: Pin,
+    patience: Duration,
+    told: Arc<Mutex<Told>>,
+}
+
+impl Forwarder {
+    /// Opens a door on 127.0.0.1 to the vault at these addresses, tried in turn for each connection, each for
+    /// `patience` at most.
+    pub async fn open(addresses: Vec<String>, own: Own, pin: Pin, patience: Duration) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let at = listener.local_addr()?;
+        let told = Arc::new(Mutex::default());
+        let way = Arc::new(Way { addresses, own, pin, patience, told: told.clone() });
+        let task = tokio::spawn(pass_on(listener, way));
+        Ok(Self { at, told, task })
+    }
+
+    /// Where the door is.
+    pub fn at(&self) -> SocketAddr {
+        self.at
+    }
+
+    /// What was in the way of the last connection, if it was not let in or broke: what restic calls unreachable.
+    pub fn trouble(&self) -> Option<String> {
+        self.told().trouble.clone()
+    }
+
+    /// What the vault said to the last connection that it let in.
+    pub fn welcome(&self) -> Option<Welcome> {
+        self.told().welcome.clone()
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn pass_on(listener: TcpListener, way: Arc<Way>) {
+    let mut all = JoinSet::new();
+    loop {
+        while all.try_join_next().is_some() {}
+        if all.len() >= CONNECTIONS_MAX {
+            all.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let way = way.clone();
+                all.spawn(async move { way.carry(client).await });
+            }
+            Err(error) => {
+                // No descriptors left, say: that passes.
+                tracing::warn!(%error, "a connection to a friend's vault can't be taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Way {
+    async fn carry(&self, mut client: TcpStream) {
+        let ToVault { mut stream, welcome, .. } =
+            match dial_vault(&self.addresses, &self.own, self.pin, self.patience).await {
+                Ok(to) => to,
+                Err(error) => return self.note(|told| told.trouble = Some(error.to_string())),
+            };
+        self.note(|told| *told = Told { trouble: None, welcome: Some(welcome) });
+        if let Err(error) = copy_bidirectional(&mut client, &mut stream).await {
+            // restic closes what it has no more use for without a word, which is no trouble.
+            tracing::debug!(%error, "a connection to a friend's vault broke");
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.note(|told| told.trouble = Some(format!("the connection broke: {error}")));
+            }
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,74 @@
+//! Who a caller is and what it may do, by its key and the generation it says. Decides only.
+
+use super::config::VaultConfig;
+use crate::line::TransportKey;
+use crate::vault::Caller;
+use thermidor_model::name::HomeName;
+
+/// What a caller may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The friend it is.
+    pub friend: HomeName,
+    /// The generation of it that is believed.
+    pub believed: u64,
+    /// It says a higher one: it may only read until a person has confirmed that.
+    pub read_only: bool,
+}
+
+impl Judged {
+    /// As the vault takes it.
+    pub fn caller(&self) -> Caller {
+        let friend = self.friend.clone();
+        if self.read_only { Caller::ProvedToRead(friend) } else { Caller::Proved(friend) }
+    }
+}
+
+/// Who holds that key and says that generation; `Err` is what it is told instead of being let in.
+pub fn judge(config: &VaultConfig, key: TransportKey, generation: u64) -> Result<Judged, String> {
+    let found = config.friends.iter().find(|(_, friend)| friend.transport == key);
+    let Some((friend, agreed)) = found else {
+        return Err(format!("{} lends this home nothing (any more)", config.home));
+    };
+    if generation < agreed.generation {
+        return Err(format!(
+            "this home was recovered or rescued: generation {} is believed here, and this is generation {generation}",
+            agreed.generation
+        ));
+    }
+    let (friend, believed) = (friend.clone(), agreed.generation);
+    Ok(Judged { friend, believed, read_only: generation > believed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::FriendConfig;
+    use super::*;
+    use crate::line::Transport;
+    use crate::vault::HomeKey;
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn a_higher_generation_reads_and_a_lower_one_is_told_why_not() {
+        let own = Transport::from_seed(Zeroizing::new([1; 32])).unwrap();
+        let (bob, other) = (TransportKey([2; 32]), TransportKey([3; 32]));
+        let agreed = FriendConfig {
+            transport: bob,
+            key: HomeKey([0; 32]),
+            generation: 3,
+            quota: 1,
+            keep_s: 1,
+            up: None,
+            down: None,
+            windows: vec![],
+        };
+        let name = |name: &str| HomeName::new(name).unwrap();
+        let config = VaultConfig::new(name("alice"), 1, &own, [(name("bob"), agreed)].into());
+        let judged = |read_only| Ok(Judged { friend: name("bob"), believed: 3, read_only });
+        assert_eq!(judge(&config, bob, 3), judged(false));
+        assert_eq!(judge(&config, bob, 4), judged(true));
+        let low = judge(&config, bob, 2).unwrap_err();
+        assert!(low.contains("recovered or rescued") && low.contains("generation 3"), "{low}");
+        assert_eq!(judge(&config, other, 3).unwrap_err(), "alice lends this home nothing (any more)");
+    }
+}
