@@ -17,7 +17,7 @@ use thermidor_model::state::STATE_VERSION;
 use zeroize::Zeroizing;
 
 /// The folder of the repository in a friend's vault. It is no service's name.
-pub const FOLDER: &str = "home-itself";
+pub const FOLDER: &str = thermidor_model::backup::HOME_ITSELF;
 /// The file in its snapshots.
 pub const FILE: &str = "home.json";
 /// Version of the file.
@@ -115,6 +115,16 @@ fn open(key: &[u8; 32], bound: &[u8], sealed: &Sealed) -> Result<Zeroizing<Vec<u
         .len();
     clear.truncate(length);
     Ok(clear)
+}
+
+/// Makes a folder that only its owner reads, for what is to be backed up or was restored; one that is there is emptied.
+pub fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 impl HomeItself {

@@ -27,8 +27,8 @@ pub struct Recoverer {
 impl State {
     /// The state with which a home of one radiator begins anew, one generation later: its number, and the state.
     ///
-    /// Kept: name, times, keys, declaration, overrides, secrets, mail accounts, build contexts, events, and the epochs
-    /// of services, raised. Gone: members, invitations, wishes, where anything ran, and every replica. Services whose
+    /// Kept: name, times, keys, declaration, overrides, secrets, mail accounts, build contexts, friends, kit, what is
+    /// known of backups, events, and the epochs of services, raised. Gone: members, invitations, wishes, where anything ran, and every replica. Services whose
     /// data were the home's own are held until they are restored.
     pub fn recovered(&self, at: UnixMs, recoverer: &Recoverer) -> (NodeId, State) {
         let mut state = self.clone();
@@ -41,6 +41,15 @@ impl State {
         state.keys.holders = BTreeSet::from([node]);
         state.keys.members = BTreeMap::from([(node, key)]);
         state.tokens.clear();
+        state.pairing = None;
+        for record in state.backups.values_mut().flat_map(|of| of.values_mut()) {
+            // Nobody is there any more who made one, and what was in the way then is not in the way now.
+            record.by = None;
+            record.failure = None;
+        }
+        if let Some(kit) = &mut state.kit {
+            kit.rehearsed_ms = Some(at);
+        }
         state.removed_images.clear();
         // Whoever missed one by mail has had another end of the home to think of.
         state.notified = state.next_event - 1;
