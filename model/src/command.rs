@@ -5,6 +5,7 @@ use crate::backup::{Record, Subject};
 use crate::friends::{FriendIdentity, KitRecord, PairingInvitation, PublicKey};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
+use crate::restore::RestoreOrder;
 use crate::spec::HomeSpec;
 use crate::state::{MailAccount, Off, Role, Sealed, Weight};
 use crate::timing::Timing;
@@ -287,6 +288,13 @@ pub enum Command {
         node: NodeId,
         /// Its identity.
         id: ReplicaId,
+    },
+    /// Something about the restore of a service.
+    Restore {
+        /// Which.
+        service: ServiceName,
+        /// What.
+        order: RestoreOrder,
     },
     /// The floating address gets a new holder.
     HoldAddress {

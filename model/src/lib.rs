@@ -17,7 +17,9 @@ pub mod observe;
 pub mod packed;
 pub mod placement;
 pub mod reconcile;
+pub mod recovered;
 pub mod replication;
+pub mod restore;
 pub mod spec;
 pub mod state;
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use crate::command::Why;
 use crate::friends::{Friend, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
+use crate::restore::Restore;
 use crate::spec::{HomeSpec, OnDegraded, VolumeDriver};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,12 @@ pub struct State {
     /// Images of volumes that a person removed, until their radiators have removed them.
     #[serde(default)]
     pub removed_images: Vec<RemovedImage>,
+    /// Restores from friends that are under way, or whose earlier files are still kept.
+    #[serde(default)]
+    pub restores: BTreeMap<ServiceName, Restore>,
+    /// How many restores have begun: the number of the last.
+    #[serde(default)]
+    pub restores_begun: u64,
     /// Who holds the floating address.
     pub address: Address,
     /// Secrets sealed under the home key, by name.
@@ -104,6 +111,8 @@ impl Default for State {
             retired_epochs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             removed_images: Vec::new(),
+            restores: BTreeMap::new(),
+            restores_begun: 0,
             address: Address::default(),
             secrets: BTreeMap::new(),
             mail_accounts: BTreeMap::new(),

@@ -88,6 +88,7 @@ impl State {
         }
         self.services.retain(|name, s| stays(name, s));
         self.mail_accounts.retain(|name, _| spec.services.contains_key(name));
+        self.restores.retain(|name, _| spec.services.contains_key(name));
     }
 
     fn declare_volumes(&mut self, spec: &HomeSpec) {

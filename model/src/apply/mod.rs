@@ -7,6 +7,7 @@ mod keys;
 mod member;
 mod placement;
 mod removal;
+mod restore;
 mod volume;
 
 pub use declare::CONTEXT_MAX_BYTES;
@@ -96,6 +97,7 @@ impl State {
             }
             Command::RemoveVolume { volume } => self.remove_volume(at, volume),
             Command::ImageRemoved { volume, node, id } => self.image_removed(at, volume, *node, *id),
+            Command::Restore { service, order } => self.restore(at, service, order),
             Command::Tell { weight, key, text } => {
                 self.tell(at, *weight, key, text.clone());
                 Ok(Outcome::Done)
@@ -122,7 +124,7 @@ impl State {
     }
 
     /// Keeps an event, and forgets the oldest beyond [`EVENTS_MAX`].
-    fn tell(&mut self, at_ms: UnixMs, weight: Weight, key: &str, text: String) {
+    pub(crate) fn tell(&mut self, at_ms: UnixMs, weight: Weight, key: &str, text: String) {
         let number = self.next_event;
         self.next_event += 1;
         self.events.push_back(Event { number, at_ms, weight, key: key.to_string(), text });
