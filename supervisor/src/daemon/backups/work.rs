@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thermidor_backup::home_itself::make_private;
 use thermidor_backup::kit::Kit;
-use thermidor_backup::restic::{Progress, Restic, Settings};
+use thermidor_backup::restic::{Keep, Progress, Restic, Settings};
 use thermidor_backup::round::{Drilled, Round};
 use thermidor_backup::schedule::Task;
 use thermidor_model::backup::{Failure, Passes, Record, Subject};
@@ -21,6 +21,9 @@ use tokio::sync::watch;
 const NOTE_MAX: Duration = Duration::from_secs(10);
 /// How often.
 const NOTES_MAX: u32 = 30;
+
+/// How often old snapshots are looked for, ms.
+const TIDY_EVERY: u64 = 24 * 3_600_000;
 
 /// What is to be done.
 pub struct Work {
@@ -190,6 +193,10 @@ impl With<'_> {
             (Task::Backup, Some(stage)) => {
                 let me = context.node.id();
                 let mut record = round.back_up(&stage.dir, stage.taken, was, me, now_ms, progress).await;
+                let is_untidy = record.tidied.is_none_or(|at| now_ms().saturating_sub(at) >= TIDY_EVERY);
+                if record.failure.is_none() && is_untidy {
+                    record = round.tidy(&Keep::default(), &record, now_ms).await;
+                }
                 if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
                     record.content = Some(super::content(state));
                 }
