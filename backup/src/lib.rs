@@ -4,10 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod home_itself;
 pub mod kit;
 pub mod line;
 pub mod pairing;
 pub mod restic;
+pub mod round;
+pub mod restore;
 pub mod schedule;
 pub mod vault;
 pub mod vault_process;

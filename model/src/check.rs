@@ -68,6 +68,10 @@ impl State {
             let twins = self.volumes.values().filter(|v| v.port == volume.port).count();
             claim(twins == 1, format!("{name}: port {} is taken twice", volume.port));
         }
+        for (name, restore) in &self.restores {
+            claim(self.services.contains_key(name), format!("{name} is restored and no service"));
+            claim(restore.number <= self.restores_begun, format!("{name}: a restore that never began"));
+        }
         if let Some(holder) = self.address.holder {
             claim(self.members.contains_key(&holder), format!("address: holder {holder} is no member"));
         }

@@ -1,8 +1,11 @@
 //! What can be proposed to the home. Each command names what it was computed from
 //! (an epoch, a set version, a revision), and [`crate::apply`] refuses it if that has changed.
 
+use crate::backup::{Record, Subject};
+use crate::friends::{FriendIdentity, KitRecord, PairingInvitation, PublicKey};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
+use crate::restore::RestoreOrder;
 use crate::spec::HomeSpec;
 use crate::state::{MailAccount, Off, Role, Sealed, Weight};
 use crate::timing::Timing;
@@ -286,6 +289,13 @@ pub enum Command {
         /// Its identity.
         id: ReplicaId,
     },
+    /// Something about the restore of a service.
+    Restore {
+        /// Which.
+        service: ServiceName,
+        /// What.
+        order: RestoreOrder,
+    },
     /// The floating address gets a new holder.
     HoldAddress {
         /// The epoch it was decided in.
@@ -312,6 +322,85 @@ pub enum Command {
         /// Any bytes; only their hash is kept nowhere.
         #[serde(with = "crate::packed")]
         value: Vec<u8>,
+    },
+    /// `thermidor friend invite`: a code is given out; the one before is void.
+    InviteFriend {
+        /// The code, sealed.
+        invitation: PairingInvitation,
+    },
+    /// Somebody makes a guess at the code. Refused unless it is the first one, and in time.
+    BurnPairing {
+        /// The invitation's number.
+        id: u64,
+    },
+    /// A home knew the code, or gave one out that was known here: a friend once the words are confirmed.
+    MeetFriend {
+        /// Its name.
+        home: HomeName,
+        /// Who it says to be.
+        identity: FriendIdentity,
+        /// What both people must read.
+        words: [String; 4],
+    },
+    /// `thermidor friend confirm`: both people read the same words.
+    ConfirmFriend {
+        /// Who.
+        home: HomeName,
+        /// The words that were compared.
+        words: [String; 4],
+    },
+    /// `thermidor friend rm`.
+    RemoveFriend {
+        /// Who.
+        home: HomeName,
+    },
+    /// A friend is reached elsewhere.
+    ReaddressFriend {
+        /// Who.
+        home: HomeName,
+        /// Where, the best first: host and port.
+        addresses: Vec<String>,
+    },
+    /// A friend has shown a higher generation than is believed.
+    HearGeneration {
+        /// Who.
+        home: HomeName,
+        /// Which.
+        generation: u64,
+    },
+    /// `thermidor friend confirm`, of a home that was recovered or rescued.
+    ConfirmGeneration {
+        /// Who.
+        home: HomeName,
+        /// Which.
+        generation: u64,
+    },
+    /// The home gets a recovery kit, or another one.
+    SetKit {
+        /// The signing key of the kit that it replaces.
+        was: Option<PublicKey>,
+        /// What is known of it.
+        record: KitRecord,
+        /// Its entropy, sealed as [`crate::friends::KIT_SECRET`].
+        sealed: Sealed,
+    },
+    /// The kit was printed or tried.
+    NoteKit {
+        /// When it was printed.
+        printed_ms: Option<UnixMs>,
+        /// When it was tried.
+        rehearsed_ms: Option<UnixMs>,
+    },
+    /// From whichever radiator made a backup, proved or tried one, or failed to.
+    NoteBackup {
+        /// Of what.
+        subject: Subject,
+        /// At whose vault.
+        friend: HomeName,
+        /// What was known when it began.
+        was: Box<Record>,
+        /// What is known now.
+        record: Box<Record>,
     },
 }
 

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod backup;
 pub mod check;
 pub mod command;
+pub mod friends;
 pub mod heat;
 pub mod lease;
 pub mod membership;
@@ -15,7 +17,9 @@ pub mod observe;
 pub mod packed;
 pub mod placement;
 pub mod reconcile;
+pub mod recovered;
 pub mod replication;
+pub mod restore;
 pub mod spec;
 pub mod state;
 #[doc(hidden)]

@@ -192,9 +192,14 @@ fn run(state: &State, actual: &Actual, name: &ServiceName, service: &Service) ->
     if !found.to_attach.is_empty() {
         return Step::Attach { epoch, volumes: found.to_attach };
     }
+    let held = state.held_by_restore(name);
     match runs {
-        Some(c) if found.degraded || !c.current => Step::Stop { epoch },
+        Some(c) if found.degraded || held.is_some() || !c.current => Step::Stop { epoch },
         Some(_) => Step::Rest("runs"),
+        // As soon as its files are there it is a start away.
+        None if held.is_some() && actual.containers.get(name).is_some_and(|c| c.current) => {
+            Step::Rest(held.unwrap_or_default())
+        }
         None if found.degraded => Step::Rest("waits until its volume is whole (on_degraded: stop)"),
         None if !actual.engine_answers => Step::Rest("waits for the container engine"),
         None if !actual.containers.get(name).is_some_and(|c| c.current) => Step::Prepare,

@@ -1,9 +1,12 @@
 //! The home's replicated state: what Raft agrees on, and nothing else.
 //! Telemetry stays out of it, so an idle home writes nothing.
 
+use crate::backup::{Record, Subject};
 use crate::command::Why;
+use crate::friends::{Friend, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
+use crate::restore::Restore;
 use crate::spec::{HomeSpec, OnDegraded, VolumeDriver};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
@@ -56,12 +59,30 @@ pub struct State {
     /// Images of volumes that a person removed, until their radiators have removed them.
     #[serde(default)]
     pub removed_images: Vec<RemovedImage>,
+    /// Restores from friends that are under way, or whose earlier files are still kept.
+    #[serde(default)]
+    pub restores: BTreeMap<ServiceName, Restore>,
+    /// How many restores have begun: the number of the last.
+    #[serde(default)]
+    pub restores_begun: u64,
     /// Who holds the floating address.
     pub address: Address,
     /// Secrets sealed under the home key, by name.
     pub secrets: BTreeMap<String, Sealed>,
     /// Mail accounts made by the CLI, by service and local part.
     pub mail_accounts: BTreeMap<ServiceName, BTreeMap<String, MailAccount>>,
+    /// Homes that this one was paired with, by name.
+    #[serde(default)]
+    pub friends: BTreeMap<HomeName, Friend>,
+    /// The code that was given out last.
+    #[serde(default)]
+    pub pairing: Option<PairingInvitation>,
+    /// The recovery kit, once there is one.
+    #[serde(default)]
+    pub kit: Option<KitRecord>,
+    /// How the backups stand, at each friend's.
+    #[serde(default, with = "by_subject")]
+    pub backups: BTreeMap<Subject, BTreeMap<HomeName, Record>>,
     /// Packed build contexts by their BLAKE3, hex.
     pub contexts: BTreeMap<String, Packed>,
     /// The last events, oldest first, at most [`EVENTS_MAX`].
@@ -90,14 +111,36 @@ impl Default for State {
             retired_epochs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             removed_images: Vec::new(),
+            restores: BTreeMap::new(),
+            restores_begun: 0,
             address: Address::default(),
             secrets: BTreeMap::new(),
             mail_accounts: BTreeMap::new(),
+            friends: BTreeMap::new(),
+            pairing: None,
+            kit: None,
+            backups: BTreeMap::new(),
             contexts: BTreeMap::new(),
             events: VecDeque::new(),
             next_event: 1,
             notified: 0,
         }
+    }
+}
+
+/// A map whose keys are no texts, as a list of pairs.
+mod by_subject {
+    use super::{BTreeMap, HomeName, Record, Subject};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Map = BTreeMap<Subject, BTreeMap<HomeName, Record>>;
+
+    pub fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        Ok(Vec::<(Subject, BTreeMap<HomeName, Record>)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

@@ -44,6 +44,7 @@ pub fn plain_service() -> ServiceSpec {
         restart: true,
         heat: HeatClass::Steady,
         place: PlaceSpec::default(),
+        backup: None,
     }
 }
 

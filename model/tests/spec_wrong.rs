@@ -38,6 +38,19 @@ fn web(lines: &str) -> String {
 }
 
 #[test]
+fn backups_need_a_friend_and_a_time() {
+    let backup = |fields: &str| web(&format!("    backup: {fields}\n"));
+    one(&backup("{ to: [alice] }"), "4:5", &["`services.web.backup` needs `every:`"]);
+    one(&backup("{ every: 1h, to: [] }"), "4:30", &["names nobody", "thermidor friend ls"]);
+    one(&backup("{ every: 1h, to: [alice, alice] }"), "4:38", &["names alice twice"]);
+    one(&backup("{ every: 1s, to: [alice] }"), "4:22", &["services.web.backup.every"]);
+    one(&backup("{ every: 1h, to: [alice], windows: [\"at night\"] }"), "4:49", &["no span of the day"]);
+    one(&backup("{ every: 1h, to: [alice], drill: often }"), "4:46", &["services.web.backup.drill"]);
+    let reserved = home("services:\n  home-itself:\n    image: x\n");
+    one(&reserved, "2:3", &["what a vault calls the home itself"]);
+}
+
+#[test]
 fn the_file_itself() {
     one("radiators: {}\n", "1:1", &["the file needs `home:`", "write `home: maison`"]);
     one("- a\n", "1:1", &["the file is a list, not a mapping"]);

@@ -4,6 +4,7 @@
 mod authority;
 mod files;
 mod home_key;
+mod kept;
 mod papers;
 mod tls;
 
@@ -11,6 +12,7 @@ pub use authority::{Authority, SERVER_NAME, peer_of};
 pub(crate) use authority::{MemberKey, fingerprint_of, key_of_request};
 pub(crate) use files::{adopt, next_of};
 pub use home_key::HomeKey;
+pub use kept::KeptKeys;
 pub use papers::Papers;
 pub(crate) use papers::{Known, Shown};
 pub(crate) use tls::pinned_client;

@@ -73,6 +73,11 @@ pub(crate) fn raft_dir(data: &Path) -> PathBuf {
     data.join("raft")
 }
 
+/// Where they are built before they take their place.
+pub(crate) fn built(data: &Path) -> PathBuf {
+    raft_dir(data).with_extension("rescued")
+}
+
 fn plan_file(data: &Path) -> PathBuf {
     data.join("rescue.json")
 }
@@ -141,7 +146,7 @@ pub async fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError
 }
 
 /// Makes the member the only one of the Raft group, in a term above every one it has seen.
-fn alone(stored: &mut Stored, me: NodeId, term_seen: u64) {
+pub(crate) fn alone(stored: &mut Stored, me: NodeId, term_seen: u64) {
     let index = stored.applied.map_or(0, |id| id.index() + 1);
     let term = stored.applied.map_or(0, |id| id.leader_id.term).max(term_seen) + 1;
     let leader = openraft::alias::LeaderIdOf::<C>::new(term, me);
@@ -155,8 +160,8 @@ fn alone(stored: &mut Stored, me: NodeId, term_seen: u64) {
 }
 
 /// A log that begins after the snapshot, and the snapshot, in a directory of their own.
-async fn build_raft(data: &Path, stored: &Stored) -> io::Result<()> {
-    let building = raft_dir(data).with_extension("rescued");
+pub(crate) async fn build_raft(data: &Path, stored: &Stored) -> io::Result<()> {
+    let building = built(data);
     disk::remove_dir_if_there(&building)?;
     disk::make_dir(&building)?;
     disk::write_whole(&building.join("snapshot"), &codec::encode(stored)?)?;

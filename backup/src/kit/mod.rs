@@ -4,7 +4,7 @@
 mod page;
 mod read;
 
-pub use page::Friend;
+pub use page::{Friend, Paper};
 pub use read::KitError;
 
 use crate::line::Transport;
@@ -51,6 +51,16 @@ impl Kit {
         let mut entropy = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(&mut entropy[..]).map_err(|_| CryptoFailed)?;
         Ok(Self(entropy))
+    }
+
+    /// The 32 bytes from which all comes: a secret, to be kept sealed.
+    pub fn entropy(&self) -> &Zeroizing<[u8; 32]> {
+        &self.0
+    }
+
+    /// The kit of those bytes; `None` if they are not 32.
+    pub fn from_entropy(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
     /// The words, in their order.

@@ -1,13 +1,17 @@
 //! The page that is printed: what it is, the words in rows with their checks, a QR code of them, and where the friends
 //! are. Plain text, 80 columns, one page.
 
-use super::read::{ROW, check_of};
+use super::read::{KitError, ROW, check_of};
 use super::{CryptoFailed, Kit};
 use crate::words;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use std::fmt::Write;
 use thermidor_model::name::HomeName;
+
+/// How the page begins, and what stands above its friends: by them it is known when it is read again.
+const TITLE: &str = "RECOVERY KIT";
+const FRIENDS: &str = "Friends who keep its backups:";
 
 /// A friend on the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +27,7 @@ impl Kit {
     pub fn page(&self, home: &HomeName, date: &str, friends: &[Friend]) -> Result<String, CryptoFailed> {
         let words = self.words()?;
         let mut page = format!(
-            "RECOVERY KIT of the home `{home}`, {date}\n\n\
+            "{TITLE} of the home `{home}`, {date}\n\n\
              Whoever has these {} words is this home: they read its backups, and they are all\n\
              that is needed to have everything back. Keep this page away from the house, and\n\
              keep it to yourself.\n\n\
@@ -45,12 +49,40 @@ impl Kit {
                 "\nNo friend keeps a backup of this home yet: print this page again once one does.\n",
             );
         } else {
-            page.push_str("\nFriends who keep its backups:\n");
+            let _ = writeln!(page, "\n{FRIENDS}");
             for friend in friends {
                 let _ = writeln!(page, "  {}  {}", friend.home, friend.addresses.join("  "));
             }
         }
         Ok(page)
+    }
+}
+
+/// What a person hands over to have the home back: the whole page as it was printed, or the words alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paper {
+    /// The kit.
+    pub kit: Kit,
+    /// The friends that the page names; none where only words are given.
+    pub friends: Vec<Friend>,
+}
+
+impl Paper {
+    /// Reads a file or what was typed.
+    pub fn read(text: &str) -> Result<Self, KitError> {
+        if !text.contains(TITLE) {
+            return Ok(Self { kit: Kit::read(text)?, friends: Vec::new() });
+        }
+        let is_row = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+        let rows: Vec<&str> = text.lines().filter(is_row).filter(|line| line.contains('#')).collect();
+        let below = text.lines().skip_while(|line| !line.starts_with(FRIENDS)).skip(1);
+        let friend = |line: &str| {
+            let mut parts = line.split_whitespace();
+            let home = HomeName::new(parts.next()?).ok()?;
+            Some(Friend { home, addresses: parts.map(str::to_owned).collect() })
+        };
+        let friends = below.map_while(friend).collect();
+        Ok(Self { kit: Kit::read(&rows.join("\n"))?, friends })
     }
 }
 
@@ -79,7 +111,16 @@ mod tests {
             let page = kit.page(&home, "2026-11-26", &friends()).unwrap();
             println!("{page}");
             let rows: Vec<&str> = page.lines().filter(|line| line.contains('#')).take(6).collect();
-            assert_eq!(Kit::read(&rows.join("\n")), Ok(kit), "{page}");
+            assert_eq!(Kit::read(&rows.join("\n")), Ok(kit.clone()), "{page}");
+            assert_eq!(
+                Paper::read(&page),
+                Ok(Paper { kit: kit.clone(), friends: friends() }),
+                "the page as it is"
+            );
+            let words = kit.words().unwrap().join(" ");
+            assert_eq!(Paper::read(&words), Ok(Paper { kit, friends: vec![] }));
+            let worn = page.replacen(rows[0].split_whitespace().nth(1).unwrap(), "zzzz", 1);
+            assert!(matches!(Paper::read(&worn), Err(KitError::Unknown(_))), "{worn}");
             assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
             assert!(page.lines().count() <= 66, "{} lines", page.lines().count());
             assert!(page.contains("alice  alice.example:7474  192.0.2.7:7474"), "{page}");

@@ -14,7 +14,7 @@ mod trouble;
 pub use prune::{Forget, Keep};
 pub use pulse::Patience;
 pub use repository::{Repository, Secret};
-pub use said::{Backup, Progress, Snapshot, SnapshotId};
+pub use said::{Backup, Measured, Progress, Snapshot, SnapshotId};
 pub use trouble::ResticError;
 
 use child::{Ended, Heard, Orders};
@@ -185,6 +185,31 @@ impl Restic {
         let arguments = ["snapshots", "--json"].map(OsString::from).to_vec();
         let ended = self.run(repository, arguments, None, |_| Heard::Kept).await?;
         said::snapshots(&ended.good(repository)?)
+    }
+
+    /// What a snapshot holds, or what one file or folder of it does, a path from its root.
+    pub async fn measure(
+        &self,
+        repository: &Repository,
+        snapshot: &SnapshotId,
+        only: Option<&str>,
+    ) -> Result<Measured, ResticError> {
+        let mut arguments = ["ls", "--json", snapshot.as_str()].map(OsString::from).to_vec();
+        if let Some(only) = only {
+            arguments.push("--recursive".into());
+            arguments.push(format!("/{}", only.trim_matches('/')).into());
+        }
+        let mut all = Measured::default();
+        let hear = |text: &str| match said::listed(text) {
+            None => Heard::Kept,
+            Some(one) => {
+                all.files += one.files;
+                all.bytes += one.bytes;
+                Heard::Progress
+            }
+        };
+        self.run(repository, arguments, None, hear).await?.good(repository)?;
+        Ok(all)
     }
 
     /// Restores from a snapshot. Owners and rights are restored as far as this process may.

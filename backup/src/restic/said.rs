@@ -86,6 +86,27 @@ fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
     String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
+/// What a snapshot holds, or a folder of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// Files, folders and links.
+    pub files: u64,
+    /// Their content, bytes.
+    pub bytes: u64,
+}
+
+/// Reads a line of `ls --json`: what it adds; `None` is no file.
+pub(super) fn listed(text: &str) -> Option<Measured> {
+    #[derive(Deserialize)]
+    struct Node {
+        struct_type: String,
+        #[serde(default)]
+        size: u64,
+    }
+    let node: Node = serde_json::from_str(text).ok()?;
+    (node.struct_type == "node").then_some(Measured { files: 1, bytes: node.size })
+}
+
 /// A line of a backup.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {

@@ -6,14 +6,14 @@ mod standing;
 mod tests;
 
 pub use standing::{Standing, standing};
+pub use thermidor_model::backup::{Failure, Passes, Record, Subject};
 
 use crate::restic::ResticError;
 use crate::vault::{Hours, Window};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use thermidor_model::name::{HomeName, ServiceName};
+use thermidor_model::name::HomeName;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -32,11 +32,11 @@ const JITTER_PART: u64 = 10;
 /// And by no more than this.
 const JITTER_MAX: u64 = 30 * MINUTE;
 
-/// What was asked for a service.
+/// What was asked for a service, or for the home itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    /// The service.
-    pub service: ServiceName,
+    /// What is backed up.
+    pub subject: Subject,
     /// Where to.
     pub friends: Vec<HomeName>,
     /// How often, in ms.
@@ -47,48 +47,8 @@ pub struct Wish {
     pub drill_every: u64,
 }
 
-/// A service at a friend's.
-pub type Pair = (ServiceName, HomeName);
-
-/// How a failure passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Passes {
-    /// By itself: the friend is away, the line is cut.
-    ByItself,
-    /// When a person has done something.
-    ByAPerson,
-}
-
-/// The last failure of a pair.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Failure {
-    /// When.
-    pub at: u64,
-    /// Since when nothing else has come.
-    pub since: u64,
-    /// How many in a row.
-    pub count: u32,
-    /// How it passes.
-    pub passes: Passes,
-    /// In words.
-    pub why: String,
-}
-
-/// What is known of a pair. Kept in the home, so that whichever radiator goes on knows it too.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Of when the last snapshot is.
-    pub made: Option<u64>,
-    /// Of when the last snapshot is after which a part was read back and found whole.
-    pub proven: Option<u64>,
-    /// When a restore was tried last, and went well.
-    pub drilled: Option<u64>,
-    /// The failure that nothing good has followed.
-    pub failure: Option<Failure>,
-}
+/// A service, or the home itself, at a friend's.
+pub type Pair = (Subject, HomeName);
 
 /// What can be done for a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,8 +64,8 @@ pub enum Task {
 /// What is to be done, when, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The service.
-    pub service: ServiceName,
+    /// Of what.
+    pub subject: Subject,
     /// The friend.
     pub friend: HomeName,
     /// What.
@@ -116,36 +76,25 @@ pub struct Decision {
     pub why: String,
 }
 
-impl Failure {
-    /// A failure after what was known of earlier ones.
-    pub fn next(before: Option<&Failure>, at: u64, passes: Passes, why: String) -> Self {
-        let since = before.map_or(at, |failure| failure.since.min(at));
-        let count = before.map_or(0, |failure| failure.count).saturating_add(1);
-        Self { at, since, count, passes, why }
-    }
-
-    /// When to try again.
-    fn again(&self) -> u64 {
-        let wait = match self.passes {
-            Passes::ByItself => {
-                BACK_OFF.saturating_mul(1 << self.count.saturating_sub(1).min(16)).min(BACK_OFF_MAX)
-            }
-            Passes::ByAPerson => PERSON,
-        };
-        self.at.saturating_add(wait)
-    }
+/// When to try again after a failure.
+fn again(failure: &Failure) -> u64 {
+    let wait = match failure.passes {
+        Passes::ByItself => {
+            BACK_OFF.saturating_mul(1 << failure.count.saturating_sub(1).min(16)).min(BACK_OFF_MAX)
+        }
+        Passes::ByAPerson => PERSON,
+    };
+    failure.at.saturating_add(wait)
 }
 
-impl Passes {
-    /// How a failure of restic's passes.
-    pub fn of(error: &ResticError) -> Self {
-        use ResticError::*;
-        match error {
-            Unreachable(_) | NotNow | Locked(_) | Stuck(_) | TooLong(_) | Killed(_) | Failed(_) => {
-                Self::ByItself
-            }
-            _ => Self::ByAPerson,
+/// How a failure of restic's passes.
+pub fn passes(error: &ResticError) -> Passes {
+    use ResticError::*;
+    match error {
+        Unreachable(_) | NotNow | Locked(_) | Stuck(_) | TooLong(_) | Killed(_) | Failed(_) => {
+            Passes::ByItself
         }
+        _ => Passes::ByAPerson,
     }
 }
 
@@ -162,7 +111,7 @@ pub fn decide(
     let mut all: Vec<(u64, Decision)> = Vec::new();
     for wish in wishes {
         for friend in &wish.friends {
-            let pair = (wish.service.clone(), friend.clone());
+            let pair = (wish.subject.clone(), friend.clone());
             if running.contains(&pair) {
                 continue;
             }
@@ -170,39 +119,39 @@ pub fn decide(
             let (task, due, why) = due(wish, friend, &record, now);
             let ready = ready(wish, &record, task, due, awake, now, zone);
             let overdue = now.saturating_sub(due).saturating_mul(1000) / wish.every.max(1);
-            let (service, friend) = pair;
-            all.push((overdue, Decision { service, friend, task, at: ready, why }));
+            let (subject, friend) = pair;
+            all.push((overdue, Decision { subject, friend, task, at: ready, why }));
         }
     }
     all.sort_by_key(|(overdue, decision)| {
         let waits = decision.at.max(now);
-        (waits, std::cmp::Reverse(*overdue), decision.task, decision.service.clone(), decision.friend.clone())
+        (waits, std::cmp::Reverse(*overdue), decision.task, decision.subject.clone(), decision.friend.clone())
     });
     all.into_iter().map(|(_, decision)| decision).collect()
 }
 
 /// What comes next for a pair, when by the rule alone, and why.
 fn due(wish: &Wish, friend: &HomeName, record: &Record, now: u64) -> (Task, u64, String) {
-    let service = &wish.service;
+    let subject = &wish.subject;
     // A clock that was set back leaves times in the future: they count as now.
     let Some(made) = record.made.map(|made| made.min(now)) else {
-        return (Task::Backup, 0, format!("{service} has never been backed up to {friend}"));
+        return (Task::Backup, 0, format!("{subject} has never been backed up to {friend}"));
     };
     let backup = made.saturating_add(wish.every).saturating_sub(jitter(wish, friend, made));
     if backup <= now {
         let age = said(now - made);
-        return (Task::Backup, backup, format!("{service} was last backed up to {friend} {age} ago"));
+        return (Task::Backup, backup, format!("{subject} was last backed up to {friend} {age} ago"));
     }
     if record.proven.is_none_or(|proven| proven < made) {
-        return (Task::Prove, made, format!("the last backup of {service} at {friend}'s is not proved yet"));
+        return (Task::Prove, made, format!("the last backup of {subject} at {friend}'s is not proved yet"));
     }
     if wish.drill_every > 0 {
         let drill = record.drilled.map_or(0, |drilled| drilled.min(now).saturating_add(wish.drill_every));
         if drill <= now {
-            return (Task::Drill, drill, format!("it is time to try a restore of {service} from {friend}"));
+            return (Task::Drill, drill, format!("it is time to try a restore of {subject} from {friend}"));
         }
     }
-    (Task::Backup, backup, format!("{service} is backed up to {friend} every {}", said(wish.every)))
+    (Task::Backup, backup, format!("{subject} is backed up to {friend} every {}", said(wish.every)))
 }
 
 /// When what is due can be begun: after a failure's wait, some time after waking, and within the windows.
@@ -210,7 +159,7 @@ fn ready(wish: &Wish, record: &Record, task: Task, due: u64, awake: u64, now: u6
     let mut ready = due.max(now);
     if let Some(failure) = &record.failure {
         // A failure from the future: the clock was set back.
-        ready = ready.max(if failure.at > now { now } else { failure.again() });
+        ready = ready.max(if failure.at > now { now } else { again(failure) });
     }
     if awake <= now {
         ready = ready.max(awake + WAKING);
@@ -236,7 +185,7 @@ fn minute(time: u64, zone: &TimeZone) -> u16 {
 /// How much earlier this backup comes: always the same for one pair and one backup before.
 fn jitter(wish: &Wish, friend: &HomeName, made: u64) -> u64 {
     let most = (wish.every / JITTER_PART).min(JITTER_MAX);
-    let text = format!("{}\n{friend}\n{made}", wish.service);
+    let text = format!("{}\n{friend}\n{made}", wish.subject);
     let hash = blake3::hash(text.as_bytes());
     let mut drawn = [0; 8];
     drawn.copy_from_slice(&hash.as_bytes()[..8]);

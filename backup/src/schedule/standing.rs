@@ -22,17 +22,17 @@ pub struct Standing {
 
 /// How the backups of a service stand.
 pub fn standing(wish: &Wish, records: &BTreeMap<Pair, Record>, now: u64) -> Standing {
-    let of = |friend: &HomeName| records.get(&(wish.service.clone(), friend.clone()));
+    let of = |friend: &HomeName| records.get(&(wish.subject.clone(), friend.clone()));
     let proven = |friend: &HomeName| of(friend)?.proven.map(|at| now.saturating_sub(at));
     let best = wish.friends.iter().filter_map(|f| Some((proven(f)?, f))).min();
     let age = best.map(|(age, _)| age);
     let late = age.is_none_or(|age| age > allowed(wish));
     let mut text = match best {
-        _ if wish.friends.is_empty() => format!("{}: no backup is wished", wish.service),
-        None => format!("{}: no backup has been proved yet", wish.service),
+        _ if wish.friends.is_empty() => format!("{}: no backup is wished", wish.subject),
+        None => format!("{}: no backup has been proved yet", wish.subject),
         Some((age, friend)) => {
             let warning = if late { ", which is too long" } else { "" };
-            format!("{}: the last proved backup is {} old, at {friend}'s{warning}", wish.service, said(age))
+            format!("{}: the last proved backup is {} old, at {friend}'s{warning}", wish.subject, said(age))
         }
     };
     let (mut failing, mut person) = (Vec::new(), false);

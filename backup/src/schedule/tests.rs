@@ -1,12 +1,13 @@
 //! Tables of decisions, and weeks that pass in a loop.
 
 use super::*;
+use thermidor_model::ServiceName;
 
 /// A Monday, midnight UTC.
 const NOW: u64 = 1_764_547_200_000;
 
-fn service(name: &str) -> ServiceName {
-    ServiceName::new(name).unwrap()
+fn service(name: &str) -> Subject {
+    Subject::Service(ServiceName::new(name).unwrap())
 }
 
 fn home(name: &str) -> HomeName {
@@ -15,7 +16,7 @@ fn home(name: &str) -> HomeName {
 
 fn wish(every: u64, friends: &[&str]) -> Wish {
     let friends = friends.iter().map(|name| home(name)).collect();
-    Wish { service: service("mail"), friends, every, windows: Vec::new(), drill_every: 0 }
+    Wish { subject: service("mail"), friends, every, windows: Vec::new(), drill_every: 0 }
 }
 
 fn pair(friend: &str) -> Pair {
@@ -116,8 +117,8 @@ fn waits_double_and_end_and_a_person_is_given_time() {
     assert_eq!(waits, [2, 4, 8, 16, 32, 64, 120, 120, 120]);
     assert_eq!(after(100, Passes::ByItself), BACK_OFF_MAX);
     assert_eq!(after(1, Passes::ByAPerson), PERSON);
-    assert_eq!(Passes::of(&ResticError::NoRoom), Passes::ByAPerson);
-    assert_eq!(Passes::of(&ResticError::Unreachable(String::new())), Passes::ByItself);
+    assert_eq!(passes(&ResticError::NoRoom), Passes::ByAPerson);
+    assert_eq!(passes(&ResticError::Unreachable(String::new())), Passes::ByItself);
     let records = known(&[("alice", failed(made(NOW), NOW, 1, Passes::ByAPerson))]);
     assert!(standing(&hourly, &records, NOW).person);
 }
@@ -172,12 +173,12 @@ fn a_clock_that_was_set_back_stops_nothing() {
 #[test]
 fn the_most_overdue_goes_first() {
     let mut weekly = wish(7 * DAY, &["alice"]);
-    weekly.service = service("notes");
+    weekly.subject = service("notes");
     let hourly = wish(HOUR, &["alice"]);
     let mut records = known(&[("alice", made(NOW - 5 * HOUR))]);
     records.insert((service("notes"), home("alice")), made(NOW - 8 * DAY));
     let order = decide(&[weekly, hourly], &records, &BTreeSet::new(), 0, NOW, &TimeZone::UTC);
-    assert_eq!(order.iter().map(|d| d.service.as_str()).collect::<Vec<_>>(), ["mail", "notes"]);
+    assert_eq!(order.iter().map(|d| d.subject.as_str()).collect::<Vec<_>>(), ["mail", "notes"]);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn a_month_keeps_its_rhythm() {
         for decision in all.into_iter().filter(|d| d.at <= now) {
             let is_away = is_away(&decision.friend);
             let record: &mut Record =
-                records.entry((decision.service.clone(), decision.friend.clone())).or_default();
+                records.entry((decision.subject.clone(), decision.friend.clone())).or_default();
             if is_away {
                 let next = Failure::next(record.failure.as_ref(), now, Passes::ByItself, "away".into());
                 record.failure = Some(next);

@@ -1,6 +1,8 @@
 //! How fast, and at which hours: bandwidth limits by a bucket of bytes, and windows of the day in which a friend
 //! may send. Decides only; the time comes in as an argument. Reading is never refused: a house may have burnt.
 
+pub use thermidor_model::backup::Window;
+
 /// What a friend may send and fetch, and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hours {
@@ -12,27 +14,8 @@ pub struct Hours {
     pub windows: Vec<Window>,
 }
 
-/// A part of the day, in minutes since midnight, local time. One that ends before it begins goes over midnight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// The first minute inside.
-    pub from: u16,
-    /// The first minute outside.
-    pub to: u16,
-}
-
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
-
-impl Window {
-    fn holds(self, minute: u16) -> bool {
-        if self.from <= self.to {
-            (self.from..self.to).contains(&minute)
-        } else {
-            minute >= self.from || minute < self.to
-        }
-    }
-}
 
 impl Hours {
     /// Whether backups are taken at a minute of the day; errors with the minutes until they are.

@@ -5,6 +5,9 @@ use crate::line::TransportKey;
 use crate::vault::Caller;
 use thermidor_model::name::HomeName;
 
+/// The generation that a home says which has nothing left but its kit: it may read.
+pub const COMES_BACK: u64 = 0;
+
 /// What a caller may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -30,14 +33,16 @@ pub fn judge(config: &VaultConfig, key: TransportKey, generation: u64) -> Result
     let Some((friend, agreed)) = found else {
         return Err(format!("{} lends this home nothing (any more)", config.home));
     };
-    if generation < agreed.generation {
+    // A home that comes back from its kit knows no generation until it has read its backups.
+    let unknown = generation == COMES_BACK;
+    if generation < agreed.generation && !unknown {
         return Err(format!(
             "this home was recovered or rescued: generation {} is believed here, and this is generation {generation}",
             agreed.generation
         ));
     }
     let (friend, believed) = (friend.clone(), agreed.generation);
-    Ok(Judged { friend, believed, read_only: generation > believed })
+    Ok(Judged { friend, believed, read_only: generation > believed || unknown })
 }
 
 #[cfg(test)]
@@ -67,6 +72,7 @@ mod tests {
         let judged = |read_only| Ok(Judged { friend: name("bob"), believed: 3, read_only });
         assert_eq!(judge(&config, bob, 3), judged(false));
         assert_eq!(judge(&config, bob, 4), judged(true));
+        assert_eq!(judged(true), judge(&config, bob, COMES_BACK), "it has to read to know");
         let low = judge(&config, bob, 2).unwrap_err();
         assert!(low.contains("recovered or rescued") && low.contains("generation 3"), "{low}");
         assert_eq!(judge(&config, other, 3).unwrap_err(), "alice lends this home nothing (any more)");

@@ -8,7 +8,7 @@ mod judge;
 mod status;
 
 pub use config::{ConfigError, FriendConfig, VaultConfig, write_local_time};
-pub use judge::{Judged, judge};
+pub use judge::{COMES_BACK, Judged, judge};
 pub use status::{AnnouncedStatus, FriendStatus, Status, StatusError};
 
 use crate::line::{Acceptor, NoCertificate, Own, Pins};

@@ -88,6 +88,7 @@ impl State {
         }
         self.services.retain(|name, s| stays(name, s));
         self.mail_accounts.retain(|name, _| spec.services.contains_key(name));
+        self.restores.retain(|name, _| spec.services.contains_key(name));
     }
 
     fn declare_volumes(&mut self, spec: &HomeSpec) {
@@ -161,6 +162,9 @@ impl State {
     pub(super) fn set_secret(&mut self, name: &str, sealed: Option<&Sealed>) -> Applied {
         if name.is_empty() || name.len() > 200 {
             return invalid("a secret's name has 1 to 200 characters, like `mail/marie`");
+        }
+        if name == crate::friends::KIT_SECRET {
+            return invalid("that is the recovery kit: `thermidor kit` has the verbs for it");
         }
         match sealed {
             Some(sealed) if sealed.key != self.keys.sealed_under => {

@@ -68,6 +68,7 @@ impl State {
         self.keys.home_key_hash = home_key_hash.to_string();
         self.keys.holders.clear();
         self.tokens.clear();
+        self.pairing = None;
         let text = "the home has a new authority and a new home key; invitations given out before are void";
         self.tell(at, Weight::Mail, "home", text.to_string());
         Ok(Outcome::Done)

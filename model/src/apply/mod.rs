@@ -2,10 +2,12 @@
 //! same state, bit for bit. What is refused changes nothing.
 
 mod declare;
+mod friends;
 mod keys;
 mod member;
 mod placement;
 mod removal;
+mod restore;
 mod volume;
 
 pub use declare::CONTEXT_MAX_BYTES;
@@ -95,6 +97,7 @@ impl State {
             }
             Command::RemoveVolume { volume } => self.remove_volume(at, volume),
             Command::ImageRemoved { volume, node, id } => self.image_removed(at, volume, *node, *id),
+            Command::Restore { service, order } => self.restore(at, service, order),
             Command::Tell { weight, key, text } => {
                 self.tell(at, *weight, key, text.clone());
                 Ok(Outcome::Done)
@@ -104,11 +107,24 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::Put { .. } => Ok(Outcome::Done),
+            Command::InviteFriend { invitation } => self.invite_friend(at, invitation),
+            Command::BurnPairing { id } => self.burn_pairing(at, *id),
+            Command::MeetFriend { home, identity, words } => self.meet_friend(at, home, identity, words),
+            Command::ConfirmFriend { home, words } => self.confirm_friend(at, home, words),
+            Command::RemoveFriend { home } => self.remove_friend(at, home),
+            Command::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses),
+            Command::HearGeneration { home, generation } => self.hear_generation(at, home, *generation),
+            Command::ConfirmGeneration { home, generation } => self.confirm_generation(at, home, *generation),
+            Command::SetKit { was, record, sealed } => self.set_kit(at, *was, record, sealed),
+            Command::NoteKit { printed_ms, rehearsed_ms } => self.note_kit(*printed_ms, *rehearsed_ms),
+            Command::NoteBackup { subject, friend, was, record } => {
+                self.note_backup(at, subject, friend, was, record)
+            }
         }
     }
 
     /// Keeps an event, and forgets the oldest beyond [`EVENTS_MAX`].
-    fn tell(&mut self, at_ms: UnixMs, weight: Weight, key: &str, text: String) {
+    pub(crate) fn tell(&mut self, at_ms: UnixMs, weight: Weight, key: &str, text: String) {
         let number = self.next_event;
         self.next_event += 1;
         self.events.push_back(Event { number, at_ms, weight, key: key.to_string(), text });
@@ -118,5 +134,7 @@ impl State {
     }
 }
 
+#[cfg(test)]
+mod friends_tests;
 #[cfg(test)]
 mod tests;

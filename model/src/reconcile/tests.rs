@@ -141,3 +141,38 @@ fn what_was_declared_anew_is_made_anew_in_the_same_epoch() {
     actual.containers = container(false, 1);
     assert_eq!(next(&state, &actual), Step::Rest("rests before it is started again"));
 }
+
+#[test]
+fn a_service_that_is_held_by_a_restore_is_stopped_and_keeps_its_volume_attached() {
+    use crate::restore::{RestoreOrder, RestoreStage, RestoreWish};
+    let mut state = serving_home(3, ME);
+    let order = |order| Command::Restore { service: mail(), order };
+    let wish = RestoreWish { from: None, snapshot: None, as_of_s: None, path: None };
+    done(&mut state, order(RestoreOrder::Begin { wish }));
+    let mut actual = serving();
+    assert_eq!(next(&state, &actual), Step::Rest("runs"), "while its files are brought");
+    let stage = RestoreStage::Filling { held: false };
+    done(&mut state, order(RestoreOrder::Done { number: 1, stage, earlier: false }));
+    assert_eq!(next(&state, &actual), Step::Stop { epoch: 1 });
+    actual.containers = container(false, 1);
+    assert_eq!(next(&state, &actual), Step::Rest("waits while restored files are swapped in"));
+    let stage = RestoreStage::Swapping;
+    done(&mut state, order(RestoreOrder::Done { number: 1, stage, earlier: true }));
+    assert_eq!(next(&state, &actual), Step::Start { epoch: 1 });
+}
+
+#[test]
+fn a_recovered_service_gets_its_container_made_and_not_started() {
+    use crate::restore::{Restore, RestoreStage, RestoreWish};
+    let mut state = serving_home(3, ME);
+    let wish = RestoreWish { from: None, snapshot: None, as_of_s: None, path: None };
+    let stage = RestoreStage::Filling { held: true };
+    state.restores_begun = 1;
+    let restore = Restore { number: 1, wish, stage, begun_ms: 1, trouble: String::new() };
+    state.restores.insert(mail(), restore);
+    let mut actual = serving();
+    actual.containers.clear();
+    assert_eq!(next(&state, &actual), Step::Prepare);
+    actual.containers = container(false, 0);
+    assert_eq!(next(&state, &actual), Step::Rest("waits until its data are restored from a friend"));
+}

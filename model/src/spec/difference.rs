@@ -265,6 +265,7 @@ fn service_fields(name: &ServiceName, was: &ServiceSpec, now: &ServiceSpec, out:
             ("restart", s.restart.to_string()),
             ("heat", text_of(&s.heat).to_lowercase()),
             ("place", text_of(&s.place)),
+            ("backup", text_of(&s.backup)),
         ]
     };
     for ((key, from), (_, to)) in quiet(was).into_iter().zip(quiet(now)) {

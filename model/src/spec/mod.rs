@@ -1,6 +1,7 @@
 //! What one `home.yaml` declares, validated: a [`HomeSpec`] holds no contradiction
 //! that could be seen without asking the machines.
 
+mod backup;
 mod build;
 mod compose;
 mod cross;
@@ -28,6 +29,7 @@ pub use report::{Notice, Place, Problem, SpecErrors};
 pub use schema::schema;
 pub use tree::TEXT_MAX_BYTES;
 
+pub use crate::backup::BackupSpec;
 use crate::name::{HomeName, RadiatorName, ServiceName, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,6 +217,9 @@ pub struct ServiceSpec {
     pub heat: HeatClass,
     /// `place:`
     pub place: PlaceSpec,
+    /// `backup:`
+    #[serde(default)]
+    pub backup: Option<BackupSpec>,
 }
 
 /// Whether a service runs for its own sake or for its heat.

@@ -208,14 +208,27 @@ struct Service {
     heat: Option<HeatShape>,
     /// Where it may run.
     place: Option<PlaceShape>,
-    /// Said and ignored until backups come.
-    backup: Option<serde_json::Value>,
+    /// To which friends it is backed up, and how often.
+    backup: Option<Backup>,
     /// Ignored.
     container_name: Option<String>,
     /// Ignored.
     labels: Option<serde_json::Value>,
     /// Ignored.
     logging: Option<serde_json::Value>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Backup {
+    /// How often: `1h`.
+    every: String,
+    /// To which friends.
+    to: Vec<String>,
+    /// Times of the day at which a backup may begin: `22:00-06:00`; the whole day unless given.
+    windows: Option<Vec<String>>,
+    /// How often a restore is tried, aside; 7d unless given, `never` for never.
+    drill: Option<String>,
 }
 
 #[derive(JsonSchema)]

@@ -6,7 +6,7 @@ use super::report::{Findings, Place};
 use super::tree::{Key, Node, Value};
 use super::words::{nearest, split_shell};
 use super::{HealthSpec, HeatClass, MountSpec, PlaceSpec, PortSpec, ServiceSpec};
-use super::{build, environment, ports, recipe, volumes};
+use super::{backup, build, environment, ports, recipe, volumes};
 use crate::name::RadiatorName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,11 +96,11 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
         Some(node) => read_place(node, &path, findings),
         None => Default::default(),
     };
-    if let Some((key, _)) = fields.take_entry("backup") {
-        findings.notice(
-            key.place,
-            "`backup` is ignored: backups come with a later version, nothing is backed up yet",
-        );
+    let backup = fields.take_entry("backup").and_then(|(k, n)| backup::read(k, n, &path, findings));
+    if key.text == crate::backup::HOME_ITSELF {
+        findings
+            .error(key.place, format!("`{}` is what a vault calls the home itself", key.text))
+            .help("give the service another name");
     }
     compose::rest_of_service(fields, findings);
     let spec = ServiceSpec {
@@ -121,6 +121,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
         restart: restart.unwrap_or(true),
         heat: heat.unwrap_or(HeatClass::Steady),
         place,
+        backup,
     };
     Some(Draft { spec, ports, mounts, radiators, place: key.place })
 }

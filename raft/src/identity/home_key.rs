@@ -34,6 +34,10 @@ impl HomeKey {
         &self.0
     }
 
+    pub(super) fn as_array(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// By which others are told which key it is: nobody guesses 32 random bytes.
     pub(crate) fn hash(&self) -> String {
         blake3::hash(&self.0).to_hex().to_string()

@@ -3,6 +3,7 @@
 
 pub mod checked;
 pub mod client;
+pub mod recovery;
 pub mod view;
 
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,8 @@ pub enum Request {
         /// What.
         order: SnapshotOrder,
     },
+    /// The recovery kit's page and words: [`recovery::KitPrint`].
+    PrintKit,
     /// What a service says: lines.
     Logs {
         /// Which.

@@ -2,6 +2,7 @@
 //! A field is added, never renamed or taken away, without raising [`VERSION`].
 
 use super::checked::Checked;
+pub use super::recovery::{KitLine, KitPrint, RestoreLine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
@@ -53,6 +54,12 @@ pub struct Home {
     pub services: Vec<ServiceLine>,
     /// Volumes.
     pub volumes: Vec<VolumeLine>,
+    /// The recovery kit, once there is one.
+    #[serde(default)]
+    pub kit: Option<KitLine>,
+    /// Restores under way.
+    #[serde(default)]
+    pub restores: Vec<RestoreLine>,
     /// What a person should know or do.
     pub warnings: Vec<String>,
 }
@@ -294,6 +301,8 @@ impl Home {
             radiators: radiator_lines(state, leader),
             services: state.services.iter().map(|(n, s)| service_line(state, leader, n, s)).collect(),
             volumes,
+            kit: super::recovery::kit_line(state),
+            restores: super::recovery::restore_lines(state),
             warnings,
         }
     }

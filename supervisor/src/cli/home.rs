@@ -41,12 +41,12 @@ pub struct JoinArgs {
     witness: bool,
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Refused> {
+pub fn runtime() -> Result<tokio::runtime::Runtime, Refused> {
     tokio::runtime::Runtime::new().map_err(|e| Refused::because(format!("no runtime: {e}")))
 }
 
 /// The address to listen on: given, or the one from which this machine would leave its network.
-fn listen_address(given: Option<&str>) -> Result<SocketAddr, Refused> {
+pub fn listen_address(given: Option<&str>) -> Result<SocketAddr, Refused> {
     let Some(text) = given else {
         let found = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| {
             s.connect("192.0.2.1:9")?;

@@ -6,8 +6,11 @@ mod check;
 mod details;
 mod doctor;
 mod home;
+mod kit;
 mod mail;
 mod processes;
+mod recover;
+mod restore;
 mod show;
 mod snapshots;
 mod top;
@@ -78,6 +81,13 @@ enum Verb {
         /// The other members are unplugged and never come back as they were.
         #[arg(long)]
         others_are_unplugged: bool,
+    },
+    /// When every radiator is lost: from the recovery kit and a friend, the home again on this bare machine.
+    Recover(recover::RecoverArgs),
+    /// The recovery kit: words on paper from which a lost home comes back.
+    Kit {
+        #[command(subcommand)]
+        verb: kit::KitVerb,
     },
     /// Declare the home.
     Apply(apply::ApplyArgs),
@@ -337,6 +347,8 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Leave { radiator: Some(radiator), stolen: true } => home::stolen(paths, radiator),
         Verb::Leave { radiator, .. } => home::leave(paths, radiator),
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
+        Verb::Recover(args) => recover::main(paths, &args),
+        Verb::Kit { verb } => kit::main(paths, &verb),
         Verb::Apply(args) => apply::main(paths, &args),
         Verb::Schema => show::print_json(&thermidor_model::spec::schema()),
         Verb::Status(output) => show::status(paths, output.format),

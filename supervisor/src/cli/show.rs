@@ -1,6 +1,7 @@
 //! Reading commands: tables for people, JSON and YAML for programs.
 
 use super::{Format, details};
+use crate::api::recovery;
 use crate::api::view::{
     AccountLine, EventLine, Explanation, Home, Listed, RadiatorLine, ServiceLine, VERSION, VolumeLine,
 };
@@ -147,6 +148,11 @@ pub fn status_text(home: &Home) -> String {
     }
     if !home.volumes.is_empty() {
         parts.push(volume_table(&home.volumes));
+    }
+    let restores = home.restores.iter().map(recovery::restore_words);
+    let kept: Vec<String> = restores.chain(home.kit.as_ref().map(super::kit::words)).collect();
+    if !kept.is_empty() {
+        parts.push(kept.join("\n"));
     }
     let troubles =
         home.radiators.iter().flat_map(|r| r.troubles.iter().map(move |t| format!("! {}: {t}", r.name)));

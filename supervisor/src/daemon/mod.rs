@@ -6,6 +6,7 @@ mod containers;
 mod found;
 mod guard_link;
 mod health;
+mod kit;
 mod leader;
 mod log_lines;
 mod mail_files;
@@ -22,6 +23,7 @@ mod snapshots;
 mod space;
 mod stolen;
 mod volumes;
+pub mod way;
 mod worker;
 
 use crate::paths::Paths;

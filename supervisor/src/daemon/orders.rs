@@ -42,6 +42,7 @@ impl Context {
             }
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
+            Request::PrintKit => self.print_kit().await,
             Request::CheckVolume { volume } => self.check_volume(&volume).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
             Request::Snapshot { volume, on, order } => {

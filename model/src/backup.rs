@@ -1,0 +1,156 @@
+//! What is wished of backups and what is known of them: kept in the home, so that whichever radiator goes on knows it
+//! too. When which is made is decided in the crate `backup`.
+
+use crate::name::{HomeName, NodeId, ServiceName, UnixMs};
+use serde::{Deserialize, Serialize};
+
+/// How often a restore is tried unless said, ms.
+pub const DRILL_DEFAULT_MS: u64 = 7 * 86_400_000;
+
+/// `backup:` of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSpec {
+    /// How often, ms.
+    pub every_ms: u64,
+    /// To which friends, in the order written.
+    pub to: Vec<HomeName>,
+    /// At which times of the day backups may begin; none at all is the whole day.
+    pub windows: Vec<Window>,
+    /// How often a restore is tried, ms; 0 is never.
+    pub drill_ms: u64,
+}
+
+/// A part of the day, in minutes since midnight, local time. One that ends before it begins goes over midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// The first minute inside.
+    pub from: u16,
+    /// The first minute outside.
+    pub to: u16,
+}
+
+impl Window {
+    /// Whether a minute of the day is inside.
+    pub fn holds(self, minute: u16) -> bool {
+        if self.from <= self.to {
+            (self.from..self.to).contains(&minute)
+        } else {
+            minute >= self.from || minute < self.to
+        }
+    }
+}
+
+/// What is backed up: a service, or the home itself (declaration, accounts, secrets, keys).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// What a home is rebuilt from.
+    HomeItself,
+    /// A service's volumes.
+    Service(ServiceName),
+}
+
+/// The folder of a friend's vault in which the home itself lies, which no service may be called.
+pub const HOME_ITSELF: &str = "home-itself";
+
+impl Subject {
+    /// The name of its repository's folder in a vault, and its tag.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::HomeItself => HOME_ITSELF,
+            Self::Service(name) => name.as_str(),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How a failure passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Passes {
+    /// By itself: the friend is away, the line is cut.
+    ByItself,
+    /// When a person has done something.
+    ByAPerson,
+}
+
+/// The last failure of a subject at a friend's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// When.
+    pub at: UnixMs,
+    /// Since when nothing else has come.
+    pub since: UnixMs,
+    /// How many in a row.
+    pub count: u32,
+    /// How it passes.
+    pub passes: Passes,
+    /// In words.
+    pub why: String,
+}
+
+impl Failure {
+    /// A failure after what was known of earlier ones.
+    pub fn next(before: Option<&Failure>, at: UnixMs, passes: Passes, why: String) -> Self {
+        let since = before.map_or(at, |failure| failure.since.min(at));
+        let count = before.map_or(0, |failure| failure.count).saturating_add(1);
+        Self { at, since, count, passes, why }
+    }
+}
+
+/// What is known of a subject at a friend's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Of when the last snapshot is.
+    pub made: Option<UnixMs>,
+    /// Of when the last snapshot is after which a part was read back and found whole.
+    pub proven: Option<UnixMs>,
+    /// When a restore was tried last, and went well.
+    pub drilled: Option<UnixMs>,
+    /// The failure that nothing good has followed.
+    pub failure: Option<Failure>,
+    /// Whose replica the last snapshot was taken of.
+    pub by: Option<NodeId>,
+    /// restic's name of it.
+    pub snapshot: Option<String>,
+    /// What was backed up: BLAKE3, hex, where a change is noticed by it.
+    pub content: Option<String>,
+    /// The last head that was signed: a vault that shows another one has lost something.
+    pub head: Option<HeadMark>,
+}
+
+/// By which a signed head is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadMark {
+    /// The number of its statement.
+    pub number: u64,
+    /// BLAKE3 of the statement, hex.
+    pub hash: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_may_go_over_midnight() {
+        let night = Window { from: 22 * 60, to: 6 * 60 };
+        assert!(night.holds(0) && night.holds(22 * 60) && !night.holds(6 * 60) && !night.holds(12 * 60));
+        assert!(!Window { from: 60, to: 120 }.holds(120));
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted_from_the_first() {
+        let first = Failure::next(None, 10, Passes::ByItself, "away".into());
+        let second = Failure::next(Some(&first), 20, Passes::ByItself, "away".into());
+        assert_eq!((second.since, second.at, second.count), (10, 20, 2));
+    }
+}

@@ -1,0 +1,74 @@
+//! Homes that trust one another, as this one's state knows them.
+
+use crate::name::UnixMs;
+use crate::state::Sealed;
+use serde::{Deserialize, Serialize};
+
+/// Addresses of one friend that are kept at most.
+pub const ADDRESSES_MAX: usize = 16;
+
+/// The secret under which the kit's entropy is sealed. No person sets or removes it.
+pub const KIT_SECRET: &str = "thermidor/kit";
+
+/// A public key, Ed25519.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// What a friend's home told of itself when the two were paired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FriendIdentity {
+    /// With which it signs what it says to vaults.
+    pub key: PublicKey,
+    /// By which it is known on a connection.
+    pub transport: PublicKey,
+    /// Its generation, raised by a rescue or a recovery.
+    pub generation: u64,
+    /// Where it is reached, the best first: host and port. None at all: it lends no space.
+    pub addresses: Vec<String>,
+}
+
+/// A friend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Friend {
+    /// Who it is.
+    pub identity: FriendIdentity,
+    /// Four words that must be the same on both sides.
+    pub words: [String; 4],
+    /// Since when its person's words are known to be the same; `None` until somebody has looked.
+    pub confirmed_ms: Option<UnixMs>,
+    /// A higher generation that it says to have; nothing is taken from it until a person has asked.
+    pub claims: Option<u64>,
+}
+
+impl Friend {
+    /// Whether its words were compared.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed_ms.is_some()
+    }
+}
+
+/// A code that was given out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairingInvitation {
+    /// Its random number; whoever burns it names it.
+    pub id: u64,
+    /// The code.
+    pub sealed: Sealed,
+    /// Refused from then on.
+    pub expires_ms: UnixMs,
+    /// Whether somebody has made a guess.
+    pub burnt: bool,
+}
+
+/// The home's recovery kit; its words are the secret [`KIT_SECRET`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitRecord {
+    /// When it was drawn.
+    pub made_ms: UnixMs,
+    /// When it was printed last.
+    pub printed_ms: Option<UnixMs>,
+    /// When a recovery was last tried with it, or done.
+    pub rehearsed_ms: Option<UnixMs>,
+    /// The signing key that it gives.
+    pub key: PublicKey,
+}

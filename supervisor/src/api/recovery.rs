@@ -1,0 +1,85 @@
+//! What people see of the kit and of restores.
+
+use serde::{Deserialize, Serialize};
+use thermidor_model::State;
+use thermidor_model::name::UnixMs;
+use thermidor_model::restore::RestoreStage;
+
+/// The recovery kit as `kit print` gets it. A secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KitPrint {
+    /// [`super::view::VERSION`].
+    pub version: u32,
+    /// The page.
+    pub page: String,
+    /// The words.
+    pub words: Vec<String>,
+}
+
+/// What is known of the recovery kit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KitLine {
+    /// When it was made.
+    pub made_ms: UnixMs,
+    /// When it was printed last.
+    pub printed_ms: Option<UnixMs>,
+    /// When a recovery was last tried with it, or done.
+    pub rehearsed_ms: Option<UnixMs>,
+}
+
+/// A restore under way, or one whose earlier files are kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreLine {
+    /// Of which service.
+    pub service: String,
+    /// From which friend; `None`: whoever has the newest.
+    pub from: Option<String>,
+    /// Since when.
+    pub begun_ms: UnixMs,
+    /// `files are brought`, ...
+    pub state: String,
+    /// Whether the service is held for it.
+    pub held: bool,
+    /// Why it does not get on; empty: it does.
+    pub trouble: String,
+}
+
+/// What is known of the kit.
+pub fn kit_line(state: &State) -> Option<KitLine> {
+    let kit = state.kit.as_ref()?;
+    Some(KitLine { made_ms: kit.made_ms, printed_ms: kit.printed_ms, rehearsed_ms: kit.rehearsed_ms })
+}
+
+/// All restores.
+pub fn restore_lines(state: &State) -> Vec<RestoreLine> {
+    let line = |(service, restore): (&thermidor_model::ServiceName, &thermidor_model::restore::Restore)| {
+        RestoreLine {
+            service: service.to_string(),
+            from: restore.wish.from.as_ref().map(ToString::to_string),
+            begun_ms: restore.begun_ms,
+            state: words_of(restore.stage).into(),
+            held: restore.stage.holds(),
+            trouble: restore.trouble.clone(),
+        }
+    };
+    state.restores.iter().map(line).collect()
+}
+
+fn words_of(stage: RestoreStage) -> &'static str {
+    match stage {
+        RestoreStage::Filling { held: true } => "its files are brought, it starts then",
+        RestoreStage::Filling { held: false } => "its files are brought while it runs",
+        RestoreStage::Merging => "files are merged",
+        RestoreStage::Swapping => "files are swapped",
+        RestoreStage::Swapped => "done; the earlier files are kept (`restore --keep` or `--undo`)",
+        RestoreStage::Undoing => "the earlier files are put back",
+        RestoreStage::Cleaning => "what is not wanted any more is removed",
+    }
+}
+
+/// What `status` says of them.
+pub fn restore_words(line: &RestoreLine) -> String {
+    let from = line.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
+    let trouble = if line.trouble.is_empty() { String::new() } else { format!("; {}", line.trouble) };
+    format!("restore of {}{from}: {}{trouble}", line.service, line.state)
+}

@@ -1,0 +1,74 @@
+//! The way to a friend's vault for restic: a door on this machine that is open while it is held.
+
+use super::Context;
+use anyhow::Context as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use thermidor_backup::kit::Kit;
+use thermidor_backup::line::{Forwarder, Own, Pin, TransportKey, dial_vault};
+use thermidor_backup::vault_process::COMES_BACK;
+use thermidor_model::name::HomeName;
+
+/// How long each address of a friend may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A door to a friend's vault. Clones hold the same one open.
+#[derive(Clone)]
+pub struct Door {
+    /// The home whose vault it is.
+    pub vault: HomeName,
+    /// This home, as it is known there.
+    pub home: HomeName,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Door {
+    /// Where restic finds it.
+    pub fn at(&self) -> SocketAddr {
+        self.forwarder.at()
+    }
+
+    /// What was in the way of the last connection: restic calls that unreachable.
+    pub fn trouble(&self) -> Option<String> {
+        self.forwarder.trouble().map(|why| format!("{} {why}", self.vault))
+    }
+}
+
+/// Dials once, so that who answers is known and a refusal is told in its own words, then opens the door.
+async fn open(addresses: &[String], own: Own, pin: Pin) -> anyhow::Result<Door> {
+    let met = dial_vault(addresses, &own, pin, PATIENCE).await?;
+    // Whoever was met is who is spoken to from here on.
+    let (pin, welcome) = (Pin::Key(met.key), met.welcome);
+    let forwarder =
+        Forwarder::open(addresses.to_vec(), own, pin, PATIENCE).await.context("a door on this machine")?;
+    Ok(Door { vault: welcome.vault, home: welcome.home, forwarder: Arc::new(forwarder) })
+}
+
+/// How a home that has nothing yet but its kit gets to a friend: nobody is pinned, for what comes back authenticates
+/// itself by the kit.
+pub struct ByKit<'a>(pub &'a Kit);
+
+impl ByKit<'_> {
+    /// The door to whoever answers at one of these addresses.
+    pub async fn open(&self, addresses: &[String]) -> anyhow::Result<Door> {
+        let own = Own::new(&self.0.transport()?, COMES_BACK)?;
+        open(addresses, own, Pin::Anybody).await
+    }
+}
+
+impl Context {
+    /// The door to a friend's vault, known by its pinned key.
+    pub async fn door_to(&self, friend: &HomeName) -> anyhow::Result<Door> {
+        let state = self.node.state().borrow().clone();
+        let known = state.friends.get(friend).filter(|known| known.is_confirmed());
+        let known =
+            known.with_context(|| format!("{friend} is no friend: `thermidor friend ls` lists them"))?;
+        let kit = self.kit()?.context("the home has no recovery kit")?;
+        let own = Own::new(&kit.transport()?, state.generation)?;
+        let pin = Pin::Key(TransportKey(known.identity.transport.0));
+        let door = open(&known.identity.addresses, own, pin).await?;
+        anyhow::ensure!(door.vault == *friend, "{friend} calls itself {} by now", door.vault);
+        Ok(door)
+    }
+}
