@@ -81,7 +81,8 @@ mod tests {
     fn a_certificate_says_key_and_generation() {
         let key = Transport::from_seed(Zeroizing::new([7; 32])).unwrap();
         let own = Own::new(&key, 12).unwrap();
-        let shown = own.certified().end_entity_cert().unwrap().clone();
+        let certified = own.certified();
+        let shown = certified.end_entity_cert().unwrap().clone();
         assert_eq!(TransportKey::of(&shown), Some(key.public()));
         assert_eq!(generation_of(&shown), Some(12));
         // Another kind of key is none.
