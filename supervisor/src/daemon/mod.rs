@@ -17,6 +17,7 @@ mod prober;
 mod radiator;
 mod removals;
 mod report;
+mod restores;
 mod routes;
 mod serve;
 mod snapshots;
@@ -122,6 +123,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(prober::run(context.clone()));
         tasks.spawn(removals::run(context.clone()));
         tasks.spawn(checks::run(context.clone()));
+        tasks.spawn(restores::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {
