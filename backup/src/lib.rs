@@ -10,6 +10,7 @@ pub mod line;
 pub mod pairing;
 pub mod restic;
 pub mod restore;
+pub mod round;
 pub mod schedule;
 pub mod vault;
 pub mod vault_process;

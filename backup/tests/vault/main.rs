@@ -13,6 +13,7 @@ mod power;
 mod protocol;
 mod prune;
 mod restic;
+mod round;
 mod stage;
 mod supervised;
 mod visit;

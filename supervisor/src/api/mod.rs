@@ -1,6 +1,7 @@
 //! What the CLI asks of the local daemon: one JSON line each way over a Unix socket,
 //! many lines back where something is followed.
 
+pub mod backups;
 pub mod checked;
 pub mod client;
 pub mod recovery;
@@ -8,6 +9,8 @@ pub mod view;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use thermidor_model::backup::Subject;
+use thermidor_model::name::HomeName;
 use thermidor_model::packed::Packed;
 use thermidor_model::restore::RestoreWish;
 use thermidor_model::spec::HomeSpec;
@@ -118,6 +121,17 @@ pub enum Request {
         volume: VolumeName,
         /// Whose replica.
         radiator: RadiatorName,
+    },
+    /// How the backups stand: [`backups::BackupList`].
+    Backups,
+    /// Backs up now, or reads back what was: [`backups::Ordered`].
+    RunBackup {
+        /// What; `None`: everything that is declared.
+        subject: Option<Subject>,
+        /// To whom; `None`: to all of its friends.
+        to: Option<HomeName>,
+        /// Only reads back a part of the last backup.
+        prove: bool,
     },
     /// Compares a volume's replicas now: the number of the pass.
     CheckVolume {

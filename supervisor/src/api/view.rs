@@ -54,6 +54,9 @@ pub struct Home {
     pub services: Vec<ServiceLine>,
     /// Volumes.
     pub volumes: Vec<VolumeLine>,
+    /// How the backups stand.
+    #[serde(default)]
+    pub backups: Vec<super::backups::BackupStanding>,
     /// The recovery kit, once there is one.
     #[serde(default)]
     pub kit: Option<KitLine>,
@@ -303,6 +306,7 @@ impl Home {
             volumes,
             kit: super::recovery::kit_line(state),
             restores: super::recovery::restore_lines(state),
+            backups: Vec::new(),
             warnings,
         }
     }

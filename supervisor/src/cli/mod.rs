@@ -1,6 +1,7 @@
 //! The command line: one binary, the verbs of the design.
 
 mod apply;
+mod backup;
 mod certificates;
 mod check;
 mod details;
@@ -118,6 +119,11 @@ enum Verb {
     Volume {
         #[command(subcommand)]
         verb: VolumeVerb,
+    },
+    /// Backups to friends.
+    Backup {
+        #[command(subcommand)]
+        verb: backup::BackupVerb,
     },
     /// Sealed secrets.
     Secret {
@@ -367,6 +373,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
             show::services(paths, Some(name.as_str()), output.format)
         }
         Verb::Volume { verb } => volume(paths, verb),
+        Verb::Backup { verb } => backup::main(paths, verb),
         Verb::Secret { verb } => secret(paths, verb),
         Verb::Mail { verb } => mail::main(paths, verb),
         Verb::Logs { service, follow, tail } => show::logs(paths, service, follow, tail),

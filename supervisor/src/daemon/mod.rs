@@ -1,5 +1,6 @@
 //! The daemon: decides, reconciles, stores. This file is its story; each chapter is a module.
 
+mod backups;
 mod checks;
 mod climate;
 mod containers;
@@ -83,6 +84,8 @@ pub struct Context {
     pub keys: Arc<Keys>,
     /// What each container is to be.
     pub workshop: Arc<Workshop>,
+    /// Backups under way, and those that were asked for.
+    pub backups: backups::Desk,
 }
 
 /// The home's keys, as far as this member holds them.
@@ -124,6 +127,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(removals::run(context.clone()));
         tasks.spawn(checks::run(context.clone()));
         tasks.spawn(restores::run(context.clone()));
+        tasks.spawn(backups::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {
@@ -148,6 +152,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         page: Arc::new(Page::new(paths.lease_page())),
         keys: Arc::new(Keys(node.clone())),
         workshop: Arc::default(),
+        backups: backups::Desk::default(),
         node,
         leader,
         shared,
@@ -211,6 +216,12 @@ fn handlers(
     };
     handlers.insert("view", Arc::new(view));
     let at = here.clone();
+    let backs_up = here.clone();
+    let backup = move |_, body: Bytes| {
+        let context = backs_up.get().cloned();
+        async move { backups::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("backup", Arc::new(backup));
     let known = here.clone();
     let snapshot = move |_, body: Bytes| {
         let context = known.get().cloned();

@@ -1,6 +1,6 @@
 //! What a person orders through the CLI, turned into commands of the home.
 
-use super::{Context, within};
+use super::{Context, backups, within};
 use crate::api::view::{AccountLine, Explanation, Home, LeaderView, VERSION};
 use crate::api::{Refused, Request};
 use serde_json::{Value, json};
@@ -31,7 +31,13 @@ impl Context {
     pub async fn answer(&self, request: Request) -> Result<Value, Refused> {
         let state = self.node.state().borrow().clone();
         match request {
-            Request::Status => value(&Home::of(&state, self.leader_view().await.as_ref())),
+            Request::Status => {
+                let mut home = Home::of(&state, self.leader_view().await.as_ref());
+                let (standings, warnings) = backups::standings(&state);
+                home.backups = standings;
+                home.warnings.extend(warnings);
+                value(&home)
+            }
             Request::Explain { service } => self.explain(service).await,
             Request::State => value(&*state),
             Request::Secrets => value(&state.secrets.keys().collect::<Vec<_>>()),
@@ -43,6 +49,8 @@ impl Context {
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::PrintKit => self.print_kit().await,
+            Request::Backups => self.backups(&state).await,
+            Request::RunBackup { subject, to, prove } => self.order_backup(&state, subject, to, prove).await,
             Request::CheckVolume { volume } => self.check_volume(&volume).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
             Request::Snapshot { volume, on, order } => {

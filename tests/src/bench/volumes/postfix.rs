@@ -3,7 +3,7 @@
 
 use super::load::wait_until;
 use anyhow::{Context, Result, ensure};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -27,30 +27,31 @@ mkdir -p /run/thermidor
 install -d -m 0700 -o postfix -g root /run/postfix
 users=
 for n in 0 1 2 3 4 5 6 7; do users="$users { u$n@bench.example = u$n/ }"; done
-{
-  cat /usr/share/thermidor/main.cf
-  cat <<END
-myhostname = mail.bench.example
-mydomain = bench.example
-inet_interfaces = 127.0.0.1
-virtual_mailbox_domains = bench.example
-virtual_mailbox_maps = inline:{$users }
-virtual_mailbox_base = /srv/mail/boxes
-virtual_uid_maps = static:5000
-virtual_gid_maps = static:5000
-virtual_alias_maps =
-virtual_transport = virtual
-smtpd_recipient_restrictions =
-smtpd_tls_security_level = none
-smtpd_tls_chain_files =
-END
-} >/run/thermidor/main.cf
+# Each parameter stands once: every process warns of a second one, postlogd too, and waits for room in the socket
+# that it alone reads.
+mkdir /run/edited
+cp /usr/share/thermidor/main.cf /run/edited/
+postconf -c /run/edited -e \
+  'myhostname = mail.bench.example' \
+  'mydomain = bench.example' \
+  'inet_interfaces = 127.0.0.1' \
+  'virtual_mailbox_domains = bench.example' \
+  "virtual_mailbox_maps = inline:{$users }" \
+  'virtual_mailbox_base = /srv/mail/boxes' \
+  'virtual_uid_maps = static:5000' \
+  'virtual_gid_maps = static:5000' \
+  'virtual_alias_maps =' \
+  'virtual_transport = virtual' \
+  'smtpd_recipient_restrictions =' \
+  'smtpd_tls_security_level = none' \
+  'smtpd_tls_chain_files ='
+cp /run/edited/main.cf /run/thermidor/
 {
   echo 'smtp inet n - n - - smtpd'
   grep '^[a-z]' /usr/share/thermidor/master.cf | grep -v ' inet '
   echo 'virtual unix - n n - - virtual'
 } >/etc/postfix/master.cf
-# Postfix waits until a file is a second old, and the first to wait would be the one that logs the waiting.
+# Postfix waits until a file is a second old.
 touch -d '10 seconds ago' /run/thermidor/main.cf /etc/postfix/master.cf
 install -d -m 0755 /srv/mail/queue /srv/mail/queue/pid
 install -d -m 0700 -o vmail -g vmail /srv/mail/boxes
@@ -111,9 +112,10 @@ pub fn accepted(dir: &Path) -> Result<f64> {
         "-c",
         SCRIPT,
     ])?;
-    let greets = wait_until(SETTLE, || TcpStream::connect(TO).is_ok());
-    ensure!(greets, "Postfix does not listen: {}", last_words()?);
     let boxes: Vec<String> = (0..SENDERS).map(|n| format!("u{n}@bench.example")).collect();
+    // The port is open long before anybody greets: the first processes wait for what was written before.
+    let greets = wait_until(SETTLE, || Smtp::open(TO, "sender@elsewhere.example", &boxes[..1]).is_ok());
+    ensure!(greets, "Postfix does not greet: {}", last_words()?);
     let next = std::sync::atomic::AtomicUsize::new(0);
     let load = Load { count: None, prefix: "bench".into(), parallel: SENDERS, pause_ms: 0, limit_s: TIME_S };
     let delivered = deliver::run(&load, &Stop::default(), || {

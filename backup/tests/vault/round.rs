@@ -1,0 +1,214 @@
+//! Whole rounds at a friend's with the real restic: what is made, proved and signed, and what a hostile, absent or
+//! foreign vault makes of the next one.
+
+use crate::restic::skip;
+use crate::stage::{Stage, home, listen, noise, terms};
+use crate::supervised::restic;
+use std::path::{Path, PathBuf};
+use thermidor_backup::kit::Kit;
+use thermidor_backup::restic::{Progress, Restic};
+use thermidor_backup::round::Round;
+use thermidor_backup::vault::Caller;
+use thermidor_model::ServiceName;
+use thermidor_model::backup::{Passes, Record, Subject};
+use tokio::sync::watch;
+
+const NOW: u64 = 1_790_000_000_000;
+const MESSAGE_ID: &str = "<known-1@bob.example>";
+
+/// Bob's mail, his kit, and the way to alice.
+struct Bob {
+    stage: Stage,
+    kit: Kit,
+    restic: Restic,
+    mail: PathBuf,
+    at: std::net::SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Bob {
+    async fn new() -> Self {
+        let (kit, dir) = (Kit::draw().unwrap(), tempfile::tempdir().unwrap());
+        let mut terms = terms();
+        terms.key = Some(kit.signer().unwrap().public());
+        let stage = Stage::with(terms, |_| {}).await;
+        let (at, _) = listen(stage.vault.clone(), Caller::Proved(home("bob"))).await;
+        let mail = dir.path().join("source");
+        std::fs::create_dir_all(mail.join("volumes/mail/marie/cur")).unwrap();
+        let it = Self { restic: restic(dir.path()).await, stage, kit, mail, at, dir };
+        for n in 0..3 {
+            it.message(n);
+        }
+        it
+    }
+
+    fn message(&self, n: u64) {
+        let text =
+            format!("Message-ID: <known-{n}@bob.example>\nSubject: sesame\n\n{:?}\n", noise(n, 20_000));
+        std::fs::write(self.mail.join(format!("volumes/mail/marie/cur/{n}")), text).unwrap();
+    }
+
+    fn round(&self) -> Round<'_> {
+        Round {
+            restic: &self.restic,
+            at: self.at,
+            kit: &self.kit,
+            home: home("bob"),
+            generation: 0,
+            vault: home("alice"),
+            subject: Subject::Service(ServiceName::new("mail").unwrap()),
+        }
+    }
+
+    async fn back_up(&self, was: &Record, now: u64) -> Record {
+        let progress = watch::Sender::new(Progress::default());
+        self.round().back_up(&self.mail, now - 5, was, 2, || now, &progress).await
+    }
+
+    /// What alice keeps of bob's mail.
+    fn kept(&self) -> PathBuf {
+        self.stage.folder("repo/mail")
+    }
+}
+
+fn why(record: &Record) -> (&str, Passes) {
+    let failure = record.failure.as_ref().expect("it went well");
+    (&failure.why, failure.passes)
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_makes_proves_and_signs_and_the_next_one_finds_all_of_it_again() {
+    if skip("a_round_makes_proves_and_signs_and_the_next_one_finds_all_of_it_again") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    assert_eq!((first.made, first.proven, first.by), (Some(NOW - 5), Some(NOW - 5), Some(2)));
+    assert_eq!(first.failure, None);
+    bob.message(3);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!((second.made, second.failure.clone()), (Some(NOW + 995), None));
+    assert!(second.head.as_ref().unwrap().number > first.head.as_ref().unwrap().number);
+
+    let aside = bob.dir.path().join("aside");
+    let (drilled, counted) = bob.round().drill(&aside, &second, || NOW + 2000).await;
+    assert_eq!((drilled.drilled, drilled.failure), (Some(NOW + 2000), None));
+    let counted = counted.unwrap();
+    assert_eq!((counted.files, counted.messages), (4, 4));
+
+    // What alice has on her disk gives nothing away.
+    let mut folders = vec![bob.stage.root.clone()];
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let content = std::fs::read(&path).unwrap();
+            read += content.len();
+            for known in [MESSAGE_ID, "sesame", "marie"] {
+                let found = content.windows(known.len()).any(|w| w == known.as_bytes());
+                assert!(!found, "{known} stands in {}", path.display());
+            }
+        }
+    }
+    assert!(read > 60_000, "{read} bytes were searched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_drops_the_newest_snapshot_or_goes_back_in_time_is_noticed_before_anything_is_left_there()
+ {
+    let name = "a_vault_that_drops_the_newest_snapshot_or_goes_back_in_time_is_noticed_before_anything_is_left_there";
+    if skip(name) {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    let earlier = bob.dir.path().join("earlier");
+    copy(&bob.stage.root, &earlier);
+    bob.message(7);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!(second.failure, None);
+
+    let snapshots = bob.kept().join("snapshots");
+    let newest = second.snapshot.clone().unwrap();
+    let entry = std::fs::read_dir(&snapshots).unwrap().map(|e| e.unwrap());
+    let entry = entry.into_iter().find(|e| e.file_name().to_string_lossy().starts_with(&newest)).unwrap();
+    let aside = bob.dir.path().join("dropped");
+    std::fs::rename(entry.path(), &aside).unwrap();
+    let third = bob.back_up(&second, NOW + 2000).await;
+    assert_eq!((third.made, third.snapshot.as_ref()), (second.made, Some(&newest)), "nothing was made");
+    let (text, passes) = why(&third);
+    assert!(text.contains("1 of snapshots are missing") && passes == Passes::ByAPerson, "{text}");
+    std::fs::rename(&aside, entry.path()).unwrap();
+    assert_eq!(bob.back_up(&third, NOW + 3000).await.failure, None);
+
+    // Alice plays an old disk back.
+    let latest = bob.back_up(&second, NOW + 4000).await;
+    let friends = bob.stage.root.join("friends");
+    std::fs::remove_dir_all(&friends).unwrap();
+    copy(&earlier.join("friends"), &friends);
+    bob.stage.vault.close(&home("bob"));
+    let mut terms = terms();
+    terms.key = Some(bob.kit.signer().unwrap().public());
+    bob.stage.vault.lend(&home("bob"), terms).unwrap();
+    let back = bob.back_up(&latest, NOW + 5000).await;
+    let (text, passes) = why(&back);
+    assert!(text.contains("rolled back") && passes == Passes::ByAPerson, "{text}");
+    assert_eq!(back.made, latest.made);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_fails_the_proof_and_the_snapshot_does_not_count_as_proved() {
+    if skip("a_flipped_bit_fails_the_proof_and_the_snapshot_does_not_count_as_proved") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    let mut packs = Vec::new();
+    for below in std::fs::read_dir(bob.kept().join("data")).unwrap() {
+        let below = below.unwrap().path();
+        let found = if below.is_dir() { std::fs::read_dir(below).unwrap().collect() } else { Vec::new() };
+        packs.extend(found.into_iter().map(|e| e.unwrap().path()));
+    }
+    let largest = packs.into_iter().max_by_key(|p| p.metadata().unwrap().len()).unwrap();
+    let mut content = std::fs::read(&largest).unwrap();
+    content[100] ^= 1;
+    std::fs::write(&largest, content).unwrap();
+    bob.message(9);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!((second.made, second.proven), (Some(NOW + 995), Some(NOW - 5)));
+    let (text, passes) = why(&second);
+    assert!(passes == Passes::ByAPerson, "{text}");
+    let again = bob.round().prove(&second, || NOW + 2000).await;
+    assert_eq!((again.proven, again.failure.as_ref().unwrap().count), (Some(NOW - 5), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_friend_that_is_away_passes_by_itself_and_another_kit_needs_a_person() {
+    if skip("a_friend_that_is_away_passes_by_itself_and_another_kit_needs_a_person") {
+        return;
+    }
+    let mut bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    let there = bob.at;
+    bob.at = {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        nobody.local_addr().unwrap()
+    };
+    let away = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!(why(&away).1, Passes::ByItself, "{away:?}");
+    assert_eq!((away.made, away.head.clone()), (first.made, first.head.clone()));
+    bob.at = there;
+    bob.kit = Kit::draw().unwrap();
+    let foreign = bob.back_up(&Record::default(), NOW + 2000).await;
+    let (text, passes) = why(&foreign);
+    assert!(text.contains("another recovery kit") && passes == Passes::ByAPerson, "{text}");
+}

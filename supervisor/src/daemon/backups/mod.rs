@@ -1,0 +1,307 @@
+//! Backups to friends: each service by the radiator that is least in its way, the home itself by whoever leads. What is
+//! due is decided in the crate `backup` over the records that the home keeps; here it is carried out.
+
+mod orders;
+mod stage;
+mod work;
+
+pub use orders::{answer, standings};
+
+use super::Context;
+use super::kit::now_ms;
+use jiff::tz::TimeZone;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thermidor_backup::restic::Progress;
+use thermidor_backup::schedule::{Decision, Pair, Task, Wish, decide};
+use thermidor_model::backup::{BackupSpec, Record, Subject};
+use thermidor_model::name::HomeName;
+use thermidor_model::state::{Role, State, Volume};
+use thermidor_model::{NodeId, ServiceName};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// Between two looks at what is due.
+const EVERY: Duration = Duration::from_secs(5);
+/// Subjects that are worked on at once: a backup reads the disk that mail is on.
+const AT_ONCE: usize = 2;
+/// The home itself is backed up after each change of it, and at least so often, ms.
+const HOME_EVERY: u64 = 24 * 3_600_000;
+/// What is due again and again at once must not spin.
+const SOON: u64 = 1;
+
+/// What is being done here, and what was ordered.
+#[derive(Clone, Default)]
+pub struct Desk {
+    inner: Arc<Mutex<Inner>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Inner {
+    running: BTreeMap<Pair, (Task, watch::Receiver<Progress>)>,
+    ordered: BTreeMap<Pair, Task>,
+    ended: BTreeMap<Pair, Ended>,
+}
+
+/// How the last task of a pair ended here: when, Unix ms, and why it failed.
+type Ended = (u64, Option<String>);
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Backs up for as long as the daemon lives.
+pub async fn run(context: Context) {
+    if let Err(e) = stage::sweep(&context.paths.data) {
+        tracing::warn!("what an earlier backup left is still there: {e:#}");
+    }
+    let awake = now_ms();
+    let mut jobs = JoinSet::new();
+    loop {
+        while jobs.try_join_next().is_some() {}
+        let state = context.node.state().borrow().clone();
+        let leads = context.node.leadership().borrow().is_me;
+        for (subject, task, friends) in context.due(&state, leads, awake) {
+            if jobs.len() >= AT_ONCE {
+                break;
+            }
+            let (context, state) = (context.clone(), state.clone());
+            let work = work::Work::begin(&context, subject, task, friends);
+            jobs.spawn(async move { work.run(&context, &state).await });
+        }
+        tokio::select! {
+            _ = tokio::time::sleep(EVERY) => {}
+            _ = context.backups.wake.notified() => {}
+            Some(_) = jobs.join_next() => {}
+        }
+    }
+}
+
+impl Context {
+    /// What is to be begun now, by subject: tasks for several friends share one frozen source.
+    fn due(&self, state: &State, leads: bool, awake: u64) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
+        let me = self.node.id();
+        let mine = |subject: &Subject| match subject {
+            Subject::HomeItself => leads_home(state, me, leads),
+            Subject::Service(service) => runner(state, service) == Some(me),
+        };
+        let wishes: Vec<Wish> = wishes(state).into_iter().filter(|wish| mine(&wish.subject)).collect();
+        let (running, ordered) = {
+            let inner = self.backups.lock();
+            let running: BTreeSet<Pair> = inner.running.keys().cloned().collect();
+            // An order stays until it is begun.
+            (running, inner.ordered.clone())
+        };
+        let now = now_ms();
+        let records = records(state);
+        let mut due: Vec<Decision> = decide(&wishes, &records, &running, awake, now, &TimeZone::system())
+            .into_iter()
+            .filter(|decision| decision.at <= now)
+            .collect();
+        for ((subject, friend), task) in ordered {
+            due.retain(|d| d.subject != subject || d.friend != friend);
+            due.insert(0, Decision { subject, friend, task, at: now, why: "somebody asked for it".into() });
+        }
+        let busy: BTreeSet<&Subject> = running.iter().map(|(subject, _)| subject).collect();
+        let mut grouped: Vec<(Subject, Task, BTreeSet<HomeName>)> = Vec::new();
+        for decision in due.iter().filter(|d| !busy.contains(&d.subject)) {
+            match grouped.iter_mut().find(|(subject, _, _)| *subject == decision.subject) {
+                Some((_, task, friends)) if *task == decision.task => {
+                    friends.insert(decision.friend.clone());
+                }
+                // Another task of this subject has its turn afterwards.
+                Some(_) => {}
+                None => {
+                    tracing::info!(subject = %decision.subject, task = ?decision.task, "{}", decision.why);
+                    let friends = [decision.friend.clone()].into();
+                    grouped.push((decision.subject.clone(), decision.task, friends));
+                }
+            }
+        }
+        grouped
+    }
+}
+
+/// What is known, by pair.
+pub(super) fn records(state: &State) -> BTreeMap<Pair, Record> {
+    let all = state.backups.iter().flat_map(|(subject, records)| {
+        records.iter().map(move |(friend, record)| ((subject.clone(), friend.clone()), record.clone()))
+    });
+    all.collect()
+}
+
+/// What is wished: of each service what home.yaml says, as far as those are friends that lend space; of the home itself,
+/// at each of them.
+pub(super) fn wishes(state: &State) -> Vec<Wish> {
+    let lends = |friend: &&HomeName| {
+        let known = state.friends.get(*friend);
+        known.is_some_and(|f| f.is_confirmed() && !f.identity.addresses.is_empty())
+    };
+    let mut wishes = Vec::new();
+    let mut all: BTreeSet<&HomeName> = BTreeSet::new();
+    for (service, spec) in declared(state) {
+        let friends: Vec<HomeName> = spec.to.iter().filter(lends).cloned().collect();
+        if friends.is_empty() {
+            continue;
+        }
+        all.extend(spec.to.iter().filter(lends));
+        wishes.push(Wish {
+            subject: Subject::Service(service.clone()),
+            friends,
+            every: spec.every_ms,
+            windows: spec.windows.clone(),
+            drill_every: spec.drill_ms,
+        });
+    }
+    let content = content(state);
+    for friend in all {
+        let record = state.backups.get(&Subject::HomeItself).and_then(|records| records.get(friend));
+        let is_same = record.is_some_and(|record| record.content.as_ref() == Some(&content));
+        wishes.push(Wish {
+            subject: Subject::HomeItself,
+            friends: vec![friend.clone()],
+            every: if is_same { HOME_EVERY } else { SOON },
+            windows: Vec::new(),
+            drill_every: 0,
+        });
+    }
+    wishes
+}
+
+/// The services that are to be backed up.
+pub(super) fn declared(state: &State) -> impl Iterator<Item = (&ServiceName, &BackupSpec)> {
+    let services = state.spec().into_iter().flat_map(|spec| &spec.services);
+    services.filter_map(|(name, spec)| Some((name, spec.backup.as_ref()?)))
+}
+
+/// By which a change of the home itself is noticed: what a person declared, made or paired, nothing that moves by itself.
+pub(super) fn content(state: &State) -> String {
+    let friends: BTreeMap<_, _> =
+        state.friends.iter().map(|(n, f)| (n, (&f.identity, f.confirmed_ms))).collect();
+    let told = (
+        state.generation,
+        state.declared.as_ref().map(|d| (d.revision, &d.text)),
+        &state.overrides,
+        &state.secrets,
+        &state.mail_accounts,
+        state.contexts.keys().collect::<Vec<_>>(),
+        &state.authority_pem,
+        friends,
+    );
+    // A map of names always is JSON; should it not be, the home is backed up once more than needed.
+    let text = serde_json::to_vec(&told).unwrap_or_else(|_| now_ms().to_le_bytes().to_vec());
+    blake3::hash(&text).to_hex().to_string()
+}
+
+/// Who backs a service up: a standby that is in sync in all of its volumes, for there nobody waits for the disk; else the
+/// active. What is a folder is only where it is used.
+pub(super) fn runner(state: &State, service: &ServiceName) -> Option<NodeId> {
+    let active = state.services.get(service).and_then(|s| s.active);
+    let is_folder = |volume: &Volume| volume.driver.is_folder();
+    if state.volumes_of(service).any(|(_, volume)| is_folder(volume)) {
+        return active;
+    }
+    let is_on = |node: &NodeId| state.members.get(node).is_some_and(|m| m.off.is_none());
+    let holders = state.holders(service);
+    holders
+        .iter()
+        .copied()
+        .filter(is_on)
+        .find(|node| Some(*node) != active)
+        .or(active)
+        .or(holders.first().copied())
+}
+
+/// Whoever leads backs the home itself up; where a witness leads, which holds no keys, the first radiator does.
+fn leads_home(state: &State, me: NodeId, leads: bool) -> bool {
+    let first = || {
+        let mut radiators = state
+            .members
+            .iter()
+            .filter(|(_, m)| m.role == Role::Radiator && m.off.is_none())
+            .map(|(id, _)| *id);
+        radiators.next()
+    };
+    leads || (state.members.values().any(|m| m.role == Role::Witness) && first() == Some(me))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::friends::{Friend, FriendIdentity, PublicKey};
+    use thermidor_model::state::Off;
+    use thermidor_model::testing::{box_volume, mail, serving_home};
+
+    fn home(name: &str) -> HomeName {
+        HomeName::new(name).unwrap()
+    }
+
+    /// Three radiators serve mail, which is to be backed up to alice, who is a friend, and to carol, who is none.
+    fn state() -> State {
+        let mut state = serving_home(3, 1);
+        let spec = &mut state.declared.as_mut().unwrap().spec;
+        let backup = BackupSpec {
+            every_ms: 3_600_000,
+            to: vec![home("alice"), home("carol")],
+            windows: vec![],
+            drill_ms: 0,
+        };
+        spec.services.get_mut(&mail()).unwrap().backup = Some(backup);
+        let identity = FriendIdentity {
+            key: PublicKey([1; 32]),
+            transport: PublicKey([2; 32]),
+            generation: 1,
+            addresses: vec!["alice.example".into()],
+        };
+        let words = ["a", "b", "c", "d"].map(String::from);
+        let friend = Friend { identity, words, confirmed_ms: Some(1), claims: None };
+        state.friends.insert(home("alice"), friend);
+        state
+    }
+
+    #[test]
+    fn a_standby_in_sync_backs_up_else_the_active() {
+        let mut state = state();
+        assert_eq!(state.services[&mail()].active, Some(1));
+        assert_eq!(runner(&state, &mail()), Some(2));
+        state.members.get_mut(&2).unwrap().off = Some(Off { until_ms: None, power_off: false });
+        assert_eq!(runner(&state, &mail()), Some(3));
+        let volume = state.volumes.get_mut(&box_volume()).unwrap();
+        volume.in_sync = [1].into();
+        assert_eq!(runner(&state, &mail()), Some(1));
+        let volume = state.volumes.get_mut(&box_volume()).unwrap();
+        (volume.in_sync, volume.driver) = ([1, 2, 3].into(), thermidor_model::spec::VolumeDriver::Local);
+        assert_eq!(runner(&state, &mail()), Some(1), "a folder is only where it is used");
+    }
+
+    #[test]
+    fn only_friends_whose_words_were_compared_and_who_lend_space_are_backed_up_to() {
+        let mut state = state();
+        let all = wishes(&state);
+        assert_eq!(all.len(), 2);
+        assert_eq!(
+            (&all[0].subject, all[0].friends.as_slice()),
+            (&Subject::Service(mail()), &[home("alice")][..])
+        );
+        assert_eq!((&all[1].subject, all[1].every), (&Subject::HomeItself, SOON));
+        let (_, warnings) = standings(&state);
+        assert!(warnings.iter().any(|w| w.contains("carol, which is no friend yet")), "{warnings:?}");
+        assert!(warnings.iter().any(|w| w.contains("no backup has been proved yet")), "{warnings:?}");
+        state.friends.get_mut(&home("alice")).unwrap().confirmed_ms = None;
+        assert_eq!(wishes(&state), []);
+    }
+
+    #[test]
+    fn the_home_itself_is_backed_up_again_when_something_of_it_has_changed() {
+        let mut state = state();
+        let record = Record { made: Some(1), content: Some(content(&state)), ..Record::default() };
+        state.backups.entry(Subject::HomeItself).or_default().insert(home("alice"), record);
+        assert_eq!(wishes(&state)[1].every, HOME_EVERY, "what is noted of a backup is no change");
+        state.overrides.targets_c.insert(thermidor_model::RadiatorName::new("salon").unwrap(), 21.0);
+        assert_eq!(wishes(&state)[1].every, SOON);
+    }
+}

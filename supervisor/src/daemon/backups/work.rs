@@ -1,0 +1,220 @@
+//! One subject, one task, some friends: the source is frozen once, the friends are served side by side, and one that
+//! fails holds no other up.
+
+use super::stage::Stage;
+use crate::daemon::kit::now_ms;
+use crate::daemon::{Context, within};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use thermidor_backup::home_itself::make_private;
+use thermidor_backup::kit::Kit;
+use thermidor_backup::restic::{Progress, Restic, Settings};
+use thermidor_backup::round::{Drilled, Round};
+use thermidor_backup::schedule::Task;
+use thermidor_model::backup::{Failure, Passes, Record, Subject};
+use thermidor_model::name::HomeName;
+use thermidor_model::state::{State, Weight};
+use thermidor_model::{Command, Outcome};
+use tokio::sync::watch;
+
+/// How long noting what came of it may take: without a majority it is tried again until there is one.
+const NOTE_MAX: Duration = Duration::from_secs(10);
+/// How often.
+const NOTES_MAX: u32 = 30;
+
+/// What is to be done.
+pub struct Work {
+    subject: Subject,
+    task: Task,
+    friends: BTreeMap<HomeName, watch::Sender<Progress>>,
+    desk: super::Desk,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut inner = self.desk.lock();
+        for friend in self.friends.keys() {
+            inner.running.remove(&(self.subject.clone(), friend.clone()));
+        }
+    }
+}
+
+impl Work {
+    /// Takes note that it is being done, from now on.
+    pub fn begin(context: &Context, subject: Subject, task: Task, friends: BTreeSet<HomeName>) -> Self {
+        let desk = context.backups.clone();
+        let friends: BTreeMap<_, _> =
+            friends.into_iter().map(|friend| (friend, watch::Sender::new(Progress::default()))).collect();
+        let mut inner = desk.lock();
+        for (friend, progress) in &friends {
+            let pair = (subject.clone(), friend.clone());
+            inner.ordered.remove(&pair);
+            inner.running.insert(pair, (task, progress.subscribe()));
+        }
+        drop(inner);
+        Self { subject, task, friends, desk }
+    }
+
+    /// Does it, and has the home take note of what came of it.
+    pub async fn run(self, context: &Context, state: &State) {
+        let done = match self.prepared(context, state).await {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                let why = format!("{e:#}");
+                tracing::warn!(subject = %self.subject, "no backup can be begun: {why}");
+                for friend in self.friends.keys() {
+                    let was = self.known(state, friend);
+                    self.note(context, friend, &was, failed(&was, Passes::ByItself, why.clone())).await;
+                }
+                return;
+            }
+        };
+        let (kit, restic, stage) = done;
+        let with = With { work: &self, context, state, kit: &kit, restic: &restic, stage: stage.as_ref() };
+        let all = self.friends.iter().map(|(friend, progress)| with.serve(friend, progress));
+        futures::future::join_all(all).await;
+        if let Some(stage) = stage {
+            stage.give_back().await;
+        }
+    }
+
+    fn known(&self, state: &State, friend: &HomeName) -> Record {
+        let records = state.backups.get(&self.subject);
+        records.and_then(|records| records.get(friend)).cloned().unwrap_or_default()
+    }
+
+    async fn prepared(
+        &self,
+        context: &Context,
+        state: &State,
+    ) -> anyhow::Result<(Kit, Restic, Option<Stage>)> {
+        use anyhow::Context as _;
+        let kit = context.kit()?.context("the home has no recovery kit: run `thermidor kit print`")?;
+        let place = context.paths.data.join("backup");
+        let restic = Restic::find(Settings::new(place.join("cache"))).await?;
+        let stage = match self.task {
+            Task::Backup => Some(Stage::take(context, state, &self.subject).await?),
+            Task::Prove | Task::Drill => None,
+        };
+        Ok((kit, restic, stage))
+    }
+
+    async fn drill(&self, context: &Context, round: &Round<'_>, friend: &HomeName, was: &Record) -> Record {
+        let place =
+            context.paths.data.join("backup").join("drill").join(format!("{}-{friend}", self.subject));
+        if let Err(e) = make_private(&place) {
+            return failed(was, Passes::ByAPerson, format!("{}: {e}", place.display()));
+        }
+        let (record, drilled) = round.drill(&place, was, now_ms).await;
+        if let Err(e) = std::fs::remove_dir_all(&place) {
+            tracing::warn!("what was restored to be looked at is still there: {}: {e}", place.display());
+        }
+        if let Some(drilled) = drilled {
+            let text = format!("a restore of {} from {friend} was tried: {}", self.subject, found(&drilled));
+            let tell = Command::Tell { weight: Weight::Note, key: format!("drill/{}", self.subject), text };
+            if let Err(e) = context.node.propose(tell, within(NOTE_MAX)).await {
+                tracing::warn!("that a restore was tried is not told: {e}");
+            }
+        }
+        record
+    }
+
+    async fn note(&self, context: &Context, friend: &HomeName, was: &Record, record: Record) {
+        let ended = (now_ms(), record.failure.as_ref().map(|failure| failure.why.clone()));
+        self.desk.lock().ended.insert((self.subject.clone(), friend.clone()), ended);
+        if record == *was {
+            return;
+        }
+        for _ in 0..NOTES_MAX {
+            let command = Command::NoteBackup {
+                subject: self.subject.clone(),
+                friend: friend.clone(),
+                was: Box::new(was.clone()),
+                record: Box::new(record.clone()),
+            };
+            match context.node.propose(command, within(NOTE_MAX)).await {
+                Ok(Outcome::Refused(why)) => {
+                    // Noted before its answer was lost, or the friend was removed meanwhile.
+                    tracing::info!(subject = %self.subject, %friend, "what came of a backup is not noted: {why}");
+                    return;
+                }
+                Ok(_) => return,
+                Err(e) => {
+                    tracing::warn!(subject = %self.subject, %friend, "what came of a backup is not noted yet: {e}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// A work with all that it needs.
+struct With<'a> {
+    work: &'a Work,
+    context: &'a Context,
+    state: &'a State,
+    kit: &'a Kit,
+    restic: &'a Restic,
+    stage: Option<&'a Stage>,
+}
+
+impl With<'_> {
+    async fn serve(&self, friend: &HomeName, progress: &watch::Sender<Progress>) {
+        let (subject, task) = (&self.work.subject, self.work.task);
+        let was = self.work.known(self.state, friend);
+        let record = self.at(friend, &was, progress).await;
+        match &record.failure {
+            None => tracing::info!(%subject, %friend, ?task, "done"),
+            Some(failure) => tracing::warn!(%subject, %friend, ?task, "{}", failure.why),
+        }
+        self.work.note(self.context, friend, &was, record).await;
+    }
+
+    async fn at(&self, friend: &HomeName, was: &Record, progress: &watch::Sender<Progress>) -> Record {
+        let (context, state, work) = (self.context, self.state, self.work);
+        let Some(home) = state.home.clone() else { return was.clone() };
+        let door = match context.door_to(friend).await {
+            Ok(door) => door,
+            Err(e) => return failed(was, Passes::ByItself, format!("{e:#}")),
+        };
+        let round = Round {
+            restic: self.restic,
+            at: door.at(),
+            kit: self.kit,
+            home,
+            generation: state.generation,
+            vault: friend.clone(),
+            subject: work.subject.clone(),
+        };
+        let mut record = match (work.task, self.stage) {
+            (Task::Backup, Some(stage)) => {
+                let me = context.node.id();
+                let mut record = round.back_up(&stage.dir, stage.taken, was, me, now_ms, progress).await;
+                if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
+                    record.content = Some(super::content(state));
+                }
+                record
+            }
+            (Task::Drill, _) => work.drill(context, &round, friend, was).await,
+            (Task::Prove, _) | (Task::Backup, None) => round.prove(was, now_ms).await,
+        };
+        // What restic calls unreachable, in the words of whoever was dialed.
+        if let (Some(failure), Some(trouble)) = (&mut record.failure, door.trouble())
+            && failure.passes == Passes::ByItself
+        {
+            failure.why = trouble;
+        }
+        record
+    }
+}
+
+fn failed(was: &Record, passes: Passes, why: String) -> Record {
+    let failure = Failure::next(was.failure.as_ref(), now_ms(), passes, why);
+    Record { failure: Some(failure), ..was.clone() }
+}
+
+fn found(drilled: &Drilled) -> String {
+    let Drilled { files, bytes, messages } = drilled;
+    let messages = if *messages > 0 { format!(", {messages} messages among them") } else { String::new() };
+    format!("{files} files, {} MiB{messages}, each compared", bytes >> 20)
+}
