@@ -106,6 +106,7 @@ impl State {
                 number: self.restores_begun,
                 wish,
                 stage: RestoreStage::Filling { held: true },
+                turn: 0,
                 begun_ms: at,
                 trouble: String::new(),
             };

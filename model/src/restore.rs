@@ -27,6 +27,8 @@ pub struct Restore {
     pub wish: RestoreWish,
     /// How far it is.
     pub stage: RestoreStage,
+    /// How often files have been exchanged or are being: raised with each undoing, so that none is done twice.
+    pub turn: u32,
     /// When it began.
     pub begun_ms: UnixMs,
     /// Why it does not get on, in words; empty: it does.

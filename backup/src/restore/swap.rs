@@ -35,6 +35,12 @@ struct Journal {
     phase: Phase,
 }
 
+/// Whether there is something to exchange: restored files, or an exchange that was begun. A volume that the snapshot did
+/// not hold has neither, and stays as it is.
+pub fn has_restored(root: &Path, restored: &Path) -> io::Result<bool> {
+    Ok(read(root)?.is_some() || source(root, restored).is_ok())
+}
+
 /// Takes the files of turn 0 from the staging folder (from `restored` below it) and keeps those that were there; each
 /// later turn takes back what the turn before has kept. A turn that is done is not done again, one that was interrupted
 /// is finished. Nothing else may use the volume meanwhile.

@@ -81,6 +81,7 @@ fn restored_files_take_the_place_of_those_that_were_there_and_give_it_back() {
     let root = dir.path();
     let mode = || root.metadata().unwrap().mode() & 0o777;
     let first = mode();
+    assert!(has_restored(root, from()).unwrap());
     assert_eq!(exchange(root, 0, from()).unwrap(), Exchanged { earlier: true });
     assert_eq!(below(root), alone(&NEW));
     assert_eq!(mode(), 0o711, "the root is of whoever it was");
@@ -152,6 +153,7 @@ fn nothing_goes_aside_for_a_restore_that_is_not_there() {
     new_staging(root).unwrap();
     assert!(exchange(root, 0, from()).is_err(), "an empty staging folder is no restore");
     assert!(exchange(root, 1, from()).is_err(), "nothing was kept");
+    assert!(!has_restored(root, from()).unwrap());
     assert_eq!(below(root), alone(&OLD));
     assert!(exchange(root, 0, Path::new("../../etc")).is_err());
     // A service that laid a link where the restored files should be.

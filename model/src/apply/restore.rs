@@ -56,6 +56,7 @@ impl State {
             number: self.restores_begun,
             wish: wish.clone(),
             stage: RestoreStage::Filling { held },
+            turn: 0,
             begun_ms: at,
             trouble: String::new(),
         };
@@ -91,6 +92,7 @@ impl State {
         match self.restores.get_mut(service) {
             Some(restore) if restore.stage == RestoreStage::Swapped => {
                 restore.stage = next;
+                restore.turn += u32::from(next == RestoreStage::Undoing);
                 Ok(Outcome::Done)
             }
             Some(_) => invalid(format!("a restore of {service} is under way: watch `thermidor status`")),
@@ -195,6 +197,7 @@ mod tests {
         refused(order(&mut state, RestoreOrder::Begin { wish: wish(None) }), "--keep");
         order(&mut state, RestoreOrder::Undo);
         assert!(state.held_by_restore(&mail()).is_some());
+        assert_eq!(state.restores[&mail()].turn, 1);
         ended(&mut state, 1, true);
         assert_eq!(stage(&state), Some(RestoreStage::Swapped), "what was undone lies beside now");
         order(&mut state, RestoreOrder::Keep);

@@ -168,7 +168,7 @@ fn a_recovered_service_gets_its_container_made_and_not_started() {
     let wish = RestoreWish { from: None, snapshot: None, as_of_s: None, path: None };
     let stage = RestoreStage::Filling { held: true };
     state.restores_begun = 1;
-    let restore = Restore { number: 1, wish, stage, begun_ms: 1, trouble: String::new() };
+    let restore = Restore { number: 1, wish, stage, turn: 0, begun_ms: 1, trouble: String::new() };
     state.restores.insert(mail(), restore);
     let mut actual = serving();
     actual.containers.clear();

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use thermidor_model::backup::Subject;
 use thermidor_model::name::HomeName;
 use thermidor_model::packed::Packed;
+use thermidor_model::restore::RestoreWish;
 use thermidor_model::spec::HomeSpec;
 use thermidor_model::{RadiatorName, ServiceName, SnapshotName, VolumeName};
 
@@ -195,6 +196,22 @@ pub enum Request {
         /// Who.
         home: HomeName,
     },
+    /// Something about the restore of a service in the home.
+    Restore {
+        /// Which.
+        service: ServiceName,
+        /// What.
+        ask: RestoreAsk,
+    },
+    /// A service's files from a friend into a folder of this radiator: lines that say how far it is.
+    RestoreTo {
+        /// Which.
+        service: ServiceName,
+        /// What of it.
+        wish: RestoreWish,
+        /// Where to, an absolute path.
+        dir: std::path::PathBuf,
+    },
     /// The recovery kit's page and words: [`recovery::KitPrint`].
     PrintKit,
     /// What a service says: lines.
@@ -244,6 +261,23 @@ pub enum SnapshotOrder {
         /// Which.
         name: SnapshotName,
     },
+}
+
+/// What is wanted of a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreAsk {
+    /// Begin it.
+    Begin {
+        /// What is wished.
+        wish: RestoreWish,
+    },
+    /// Put the earlier files back.
+    Undo,
+    /// Remove the earlier files for good.
+    Keep,
+    /// Give it up before anything is touched.
+    Cancel,
 }
 
 /// An answer; where a request is followed there are several.

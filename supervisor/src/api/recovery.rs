@@ -40,6 +40,8 @@ pub struct RestoreLine {
     pub state: String,
     /// Whether the service is held for it.
     pub held: bool,
+    /// Whether nothing happens before a person says what becomes of the earlier files.
+    pub waits_for_a_person: bool,
     /// Why it does not get on; empty: it does.
     pub trouble: String,
 }
@@ -59,6 +61,7 @@ pub fn restore_lines(state: &State) -> Vec<RestoreLine> {
             begun_ms: restore.begun_ms,
             state: words_of(restore.stage).into(),
             held: restore.stage.holds(),
+            waits_for_a_person: restore.stage == RestoreStage::Swapped,
             trouble: restore.trouble.clone(),
         }
     };

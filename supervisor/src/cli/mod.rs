@@ -91,6 +91,8 @@ enum Verb {
         #[command(subcommand)]
         verb: friends::FriendVerb,
     },
+    /// Bring a service's data back from a friend.
+    Restore(restore::RestoreArgs),
     /// The recovery kit: words on paper from which a lost home comes back.
     Kit {
         #[command(subcommand)]
@@ -364,6 +366,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
         Verb::Recover(args) => recover::main(paths, &args),
         Verb::Friend { verb } => friends::main(paths, verb),
+        Verb::Restore(args) => restore::main(paths, args),
         Verb::Kit { verb } => kit::main(paths, &verb),
         Verb::Apply(args) => apply::main(paths, &args),
         Verb::Schema => show::print_json(&thermidor_model::spec::schema()),
@@ -457,6 +460,8 @@ fn secret(paths: &Paths, verb: SecretVerb) -> Result<(), Refused> {
         SecretVerb::Rm { name } => client::ask(paths, &Request::SetSecret { name, value: None }).map(drop),
     }
 }
+
+pub(crate) use show::bytes;
 
 /// Parses a home's name as clap wants it.
 pub(crate) fn home_name(text: &str) -> Result<HomeName, String> {

@@ -7,6 +7,7 @@ use crate::daemon::way::{ByKit, Door};
 use crate::paths::Paths;
 use clap::Args;
 use std::io::{IsTerminal, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use thermidor_backup::home_itself::{FOLDER, HomeItself};
 use thermidor_backup::kit::{Kit, Paper};
@@ -60,27 +61,43 @@ pub fn main(paths: &Paths, args: &RecoverArgs) -> Result<(), Refused> {
     let paper = Paper::read(&read_paper(&args.kit)?).map_err(refused)?;
     let friends = friends(args, &paper)?;
     paths.create().map_err(|e| refused(format!("{}: {e}", paths.data.display())))?;
-    let runtime = super::home::runtime()?;
-    let desk = Desk { dir: paths.data.join("recover"), kit: &paper.kit, as_of };
-    let found = runtime.block_on(desk.find(&ByKit(&paper.kit), &friends));
+    let wanted = Wanted { kit: paper.kit, friends, as_of, radiator: args.radiator.clone(), listen };
+    let done = super::home::runtime()?.block_on(recover(paths, wanted))?;
+    super::processes::remember_listener(paths, listen)?;
+    print_line(&done);
+    Ok(())
+}
+
+/// What is to be recovered from where, and as what.
+struct Wanted {
+    kit: Kit,
+    friends: Vec<Vec<String>>,
+    as_of: Option<u64>,
+    radiator: RadiatorName,
+    listen: SocketAddr,
+}
+
+/// Finds the home at a friend's and founds it again here. Answers what a person is told.
+async fn recover(paths: &Paths, wanted: Wanted) -> Result<String, Refused> {
+    let Wanted { kit, friends, as_of, radiator, listen } = wanted;
+    let desk = Desk { dir: paths.data.join("recover"), kit: &kit, as_of };
+    let found = desk.find(&friends).await;
     // It holds the home's plain state, and a cache that nothing needs any more.
     let cleaned = std::fs::remove_dir_all(&desk.dir);
     let (found, from) = found?;
     if let Err(e) = cleaned {
         eprintln!("{} can't be removed, remove it by hand: {e}", desk.dir.display());
     }
-    let declared = found.state.clone();
+    let state = found.state.clone();
     let options = RecoverOptions {
         data: paths.data.clone(),
         keys: KeptKeys { authority_key_pem: found.authority_key_pem, home_keys: found.home_keys },
         state: found.state,
-        radiator: args.radiator.clone(),
+        radiator: radiator.clone(),
         address: listen,
     };
-    let generation = runtime.block_on(thermidor_raft::found_again(options)).map_err(refused)?;
-    super::processes::remember_listener(paths, listen)?;
-    print_line(&next(&declared, &args.radiator, generation, &from));
-    Ok(())
+    let generation = thermidor_raft::found_again(options).await.map_err(refused)?;
+    Ok(next(&state, &radiator, generation, &from))
 }
 
 /// The text of the page or the words.
@@ -139,17 +156,13 @@ struct Offer {
 
 impl Desk<'_> {
     /// The newest export that can be read, whoever keeps it, and the name of that friend.
-    async fn find(
-        &self,
-        reach: &ByKit<'_>,
-        friends: &[Vec<String>],
-    ) -> Result<(HomeItself, HomeName), Refused> {
+    async fn find(&self, friends: &[Vec<String>]) -> Result<(HomeItself, HomeName), Refused> {
         thermidor_backup::home_itself::make_private(&self.dir).map_err(refused)?;
         let restic = Restic::find(Settings::new(self.dir.join("cache"))).await.map_err(refused)?;
         let mut offers = Vec::new();
         let mut troubles = Vec::new();
         for addresses in friends {
-            match self.ask(&restic, reach, addresses).await {
+            match self.ask(&restic, addresses).await {
                 Ok(found) => offers.extend(found),
                 Err(why) => troubles.push(format!("{}: {why}", addresses.join(", "))),
             }
@@ -175,13 +188,8 @@ impl Desk<'_> {
     }
 
     /// What one friend keeps of the home itself, the newest first.
-    async fn ask(
-        &self,
-        restic: &Restic,
-        reach: &ByKit<'_>,
-        addresses: &[String],
-    ) -> Result<Vec<Offer>, String> {
-        let door = reach.open(addresses).await.map_err(|e| format!("{e:#}"))?;
+    async fn ask(&self, restic: &Restic, addresses: &[String]) -> Result<Vec<Offer>, String> {
+        let door = ByKit(self.kit).open(addresses).await.map_err(|e| format!("{e:#}"))?;
         let (vault, home) = (door.vault.clone(), door.home.clone());
         let repository = self.repository(&door)?;
         let blamed = |why: &dyn std::fmt::Display| door.trouble().unwrap_or_else(|| why.to_string());
@@ -265,3 +273,6 @@ fn next(state: &State, radiator: &RadiatorName, generation: u64, from: &HomeName
     lines.push("Next: `thermidor run` here, then `thermidor invite` for each further machine.".into());
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,124 @@
-//! `restore`: a service's data back from a friend.
+//! `restore`: a service's data back from a friend, into the home or into a folder.
 
-use crate::api::Refused;
+use super::show::{home, print_line};
+use crate::api::recovery::restore_words;
+use crate::api::{Refused, Reply, Request, RestoreAsk, client};
+use crate::paths::Paths;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+use thermidor_model::ServiceName;
+use thermidor_model::name::HomeName;
+use thermidor_model::restore::RestoreWish;
+
+/// How often is looked how far it is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Which service.
+    service: ServiceName,
+    /// From which friend; else from whoever has the newest.
+    #[arg(long, value_parser = super::home_name, value_name = "FRIEND")]
+    from: Option<HomeName>,
+    /// Which snapshot; else the newest.
+    #[arg(long, value_name = "ID", conflicts_with = "as_of")]
+    snapshot: Option<String>,
+    /// What the friend had then: 2026-11-25, or so long ago: 3d.
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<String>,
+    /// One file or folder only, merged with what is there: VOLUME/FOLDER.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// Into this folder, and no service is touched.
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// Remove the files from before the last restore for good.
+    #[arg(long, conflicts_with_all = ["undo", "cancel", "from", "snapshot", "as_of", "path", "to"])]
+    keep: bool,
+    /// Put the files from before the last restore back; those of now are kept instead.
+    #[arg(long, conflicts_with_all = ["cancel", "from", "snapshot", "as_of", "path", "to"])]
+    undo: bool,
+    /// Give a restore up that has changed nothing yet; a recovered service starts with what it has.
+    #[arg(long, conflicts_with_all = ["from", "snapshot", "as_of", "path", "to"])]
+    cancel: bool,
+    /// Don't wait until it is done.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub fn main(paths: &Paths, args: RestoreArgs) -> Result<(), Refused> {
+    let as_of_s = args.as_of.as_deref().map(moment_s).transpose()?;
+    let wish = RestoreWish { from: args.from, snapshot: args.snapshot, as_of_s, path: args.path };
+    let service = args.service;
+    if let Some(dir) = args.to {
+        let dir =
+            std::path::absolute(&dir).map_err(|e| Refused::because(format!("{}: {e}", dir.display())))?;
+        return into_folder(paths, service, wish, dir);
+    }
+    let ask = match (args.keep, args.undo, args.cancel) {
+        (true, ..) => RestoreAsk::Keep,
+        (_, true, _) => RestoreAsk::Undo,
+        (_, _, true) => RestoreAsk::Cancel,
+        _ => RestoreAsk::Begin { wish },
+    };
+    client::ask(paths, &Request::Restore { service: service.clone(), ask })?;
+    if args.no_wait {
+        print_line("It goes on in the home: `thermidor status` shows how far it is.");
+        return Ok(());
+    }
+    follow(paths, &service)
+}
+
+/// Shows each stage until nothing is under way. Whoever stops listening stops nothing.
+fn follow(paths: &Paths, service: &ServiceName) -> Result<(), Refused> {
+    let mut said = String::new();
+    loop {
+        let home = home(paths)?;
+        let Some(line) = home.restores.iter().find(|r| r.service == service.as_str()) else {
+            print_line(&format!("No restore of {service} is under way."));
+            return Ok(());
+        };
+        let words = restore_words(line);
+        if words != said {
+            eprintln!("{words}");
+            said = words;
+        }
+        if line.waits_for_a_person {
+            print_line(&format!(
+                "{service} runs on what was restored. `thermidor restore {service} --keep` removes the earlier files, \
+                 --undo puts them back."
+            ));
+            return Ok(());
+        }
+        if !line.trouble.is_empty() {
+            return Err(Refused::because(format!(
+                "{}; it is tried again by itself, `thermidor restore {service} --cancel` gives it up",
+                line.trouble
+            )));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn into_folder(paths: &Paths, service: ServiceName, wish: RestoreWish, dir: PathBuf) -> Result<(), Refused> {
+    let mut done = None;
+    client::follow(paths, &Request::RestoreTo { service, wish, dir }, None, |reply| match reply {
+        Reply::Line(text) => {
+            eprintln!("{text}");
+            true
+        }
+        Reply::Ok(text) => {
+            done = text.as_str().map(str::to_owned);
+            false
+        }
+        Reply::Refused(_) => false,
+    })?;
+    let done =
+        done.ok_or_else(|| Refused::because("the daemon hung up; run it again with another, empty folder"))?;
+    print_line(&done);
+    Ok(())
+}
 
 /// A moment in the past, in seconds since the Unix epoch: a date, a date with time, or so long ago.
 pub fn moment_s(text: &str) -> Result<u64, Refused> {

@@ -19,6 +19,7 @@ mod prober;
 mod radiator;
 mod removals;
 mod report;
+mod restores;
 mod routes;
 mod serve;
 mod snapshots;
@@ -127,6 +128,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(prober::run(context.clone()));
         tasks.spawn(removals::run(context.clone()));
         tasks.spawn(checks::run(context.clone()));
+        tasks.spawn(restores::run(context.clone()));
         tasks.spawn(backups::run(context.clone()));
         tasks.spawn(friends::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));

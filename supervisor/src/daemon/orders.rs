@@ -60,8 +60,8 @@ impl Context {
             Request::Snapshot { volume, on, order } => {
                 self.snapshot(&state, &volume, on.as_ref(), order).await
             }
-            Request::Logs { .. } | Request::Events { .. } => {
-                Err(Refused::because("logs and events are followed, not answered"))
+            Request::Logs { .. } | Request::Events { .. } | Request::RestoreTo { .. } => {
+                Err(Refused::because("logs, events and the like are followed, not answered"))
             }
             request => {
                 let command = self.command(&state, request)?;
@@ -97,6 +97,7 @@ impl Context {
                 Command::ConfirmGeneration { home, generation }
             }
             Request::RemoveFriend { home } => Command::RemoveFriend { home },
+            Request::Restore { service, ask } => self.restore_order(state, service, ask)?,
             Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
             Request::Promote { volume, radiator } => promote(state, volume, &radiator)?,
             other => return Err(Refused::because(format!("{other:?} is no order"))),

@@ -1,15 +1,17 @@
 //! The Unix socket on which the CLI asks: one request a connection, bounded in size and number.
 
-use super::Context;
 use super::log_lines::{Asked, LINES_MAX};
+use super::{Context, restores};
 use crate::api::view::{EventLine, VERSION};
 use crate::api::{LINE_MAX, Refused, Reply, Request};
 use anyhow::Context as _;
 use futures::{SinkExt, StreamExt};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_model::ServiceName;
+use thermidor_model::restore::RestoreWish;
 use thermidor_model::state::Weight;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -29,7 +31,7 @@ const TAKE_MAX: Duration = Duration::from_secs(30);
 /// How often a reader who follows gets what is new.
 const LINES_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
-type Line = Framed<UnixStream, LinesCodec>;
+pub(super) type Line = Framed<UnixStream, LinesCodec>;
 
 /// Opens the socket, for root only.
 pub fn listen(context: &Context) -> std::io::Result<UnixListener> {
@@ -76,6 +78,9 @@ async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
     };
     match request {
         Request::Logs { service, follow, tail } => logs(&context, &mut line, service, follow, tail).await,
+        Request::RestoreTo { service, wish, dir } => {
+            restore_to(&context, &mut line, service, wish, dir).await
+        }
         Request::Events { follow } => events(&context, &mut line, follow).await,
         request => {
             let reply = context.answer(request).await.map_or_else(Reply::Refused, Reply::Ok);
@@ -84,7 +89,7 @@ async fn converse(context: Context, stream: UnixStream) -> anyhow::Result<()> {
     }
 }
 
-async fn say(line: &mut Line, reply: Reply) -> anyhow::Result<()> {
+pub(super) async fn say(line: &mut Line, reply: Reply) -> anyhow::Result<()> {
     let sent = line.send(serde_json::to_string(&reply)?);
     Ok(timeout(TAKE_MAX, sent).await.context("its answer is not taken")??)
 }
@@ -119,6 +124,21 @@ async fn logs(
             // A reader never writes again: this is its end.
             _ = line.next() => return Ok(()),
         }
+    }
+}
+
+/// Into a folder; a wish that can't be understood is refused before.
+async fn restore_to(
+    context: &Context,
+    line: &mut Line,
+    service: ServiceName,
+    wish: RestoreWish,
+    dir: PathBuf,
+) -> anyhow::Result<()> {
+    let checked = restores::checked(&context.node.state().borrow(), &service, wish);
+    match checked {
+        Ok(wish) => restores::to_folder(context, line, service, wish, dir).await,
+        Err(refused) => say(line, Reply::Refused(refused)).await,
     }
 }
 

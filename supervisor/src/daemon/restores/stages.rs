@@ -1,0 +1,158 @@
+//! What each stage does on the volumes of a service, where they are attached.
+
+use crate::daemon::Context;
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+use thermidor_backup::restic::Measured;
+use thermidor_backup::restore;
+use thermidor_model::reconcile::Device;
+use thermidor_model::restore::{Restore, RestoreStage};
+use thermidor_model::{ServiceName, State, VolumeName};
+
+/// A volume, and where its files are here.
+struct Place {
+    volume: VolumeName,
+    root: PathBuf,
+}
+
+impl Place {
+    /// Where its files lie in a snapshot, and below a staging folder.
+    fn in_snapshot(&self) -> PathBuf {
+        Path::new("volumes").join(self.volume.as_str())
+    }
+}
+
+impl Context {
+    fn places(&self, state: &State, service: &ServiceName) -> Vec<Place> {
+        let place = |volume: &VolumeName| Place {
+            volume: volume.clone(),
+            root: self.paths.volume(volume.as_str()).join("mnt"),
+        };
+        state.volumes_of(service).map(|(volume, _)| place(volume)).collect()
+    }
+
+    /// Whether a stage can be worked on: the volumes are attached, and nothing runs on them where nothing may.
+    pub(super) fn is_ready(&self, state: &State, service: &ServiceName, stage: RestoreStage) -> bool {
+        let found = self.shared.lock();
+        let attached = state
+            .volumes_of(service)
+            .all(|(name, volume)| found.devices.get(name) == Some(&Device::Attached(volume.epoch)));
+        let runs = found.containers.get(service).is_some_and(|c| c.found.running);
+        attached && !(stage.holds() && runs)
+    }
+
+    /// Does a stage; one that was done or interrupted before is finished. Answers whether earlier files are kept.
+    pub(super) async fn do_stage(
+        &self,
+        state: &State,
+        service: &ServiceName,
+        restore: &Restore,
+    ) -> anyhow::Result<bool> {
+        match restore.stage {
+            RestoreStage::Filling { held } => {
+                self.fill(state, service, restore, held).await?;
+                Ok(false)
+            }
+            RestoreStage::Merging => self.merge(state, service, restore).await.map(|()| false),
+            RestoreStage::Swapping | RestoreStage::Undoing => self.swap(state, service, restore.turn).await,
+            RestoreStage::Cleaning => self.clean_volumes(state, service).await.map(|()| false),
+            RestoreStage::Swapped => Ok(true),
+        }
+    }
+
+    /// Brings what is wished beside the data. Whether there is room is asked before anything is brought.
+    async fn fill(
+        &self,
+        state: &State,
+        service: &ServiceName,
+        wanted: &Restore,
+        held: bool,
+    ) -> anyhow::Result<()> {
+        let mut places = self.places(state, service);
+        let mut below = None;
+        if let Some(path) = &wanted.wish.path {
+            let (volume, path) = path.split_once('/').unwrap_or((path, ""));
+            places.retain(|place| place.volume.as_str() == volume);
+            below = Some(path.to_owned());
+        }
+        let before = held.then_some(wanted.begun_ms);
+        let offer = self.find_offer(state, service, &wanted.wish, before).await?;
+        tracing::info!(%service, vault = %offer.vault, snapshot = %offer.snapshot.id, "is restored");
+        let source = |place: &Place| {
+            let path = place.in_snapshot().display().to_string();
+            below.as_ref().filter(|b| !b.is_empty()).map_or(path.clone(), |b| format!("{path}/{b}"))
+        };
+        let mut brought = Vec::new();
+        for place in places {
+            let measured = offer.measure(&source(&place)).await?;
+            if measured == Measured::default() {
+                continue;
+            }
+            let root = place.root.clone();
+            let free = tokio::task::spawn_blocking(move || {
+                // What an earlier attempt has left takes room.
+                restore::new_staging(&root)?;
+                restore::free_in(&root)
+            });
+            let free = free.await?.with_context(|| format!("the volume {}", place.volume))?;
+            restore::enough(&measured, free).map_err(|short| {
+                anyhow::anyhow!(
+                    "{} has no room for both what is there and what comes: {short}. Raise its `size` in home.yaml, \
+                     or restore elsewhere with --to",
+                    place.volume
+                )
+            })?;
+            brought.push(place);
+        }
+        anyhow::ensure!(!brought.is_empty(), "{} holds nothing of what is asked for", offer.snapshot.id);
+        for place in &brought {
+            let staging = place.root.join(restore::STAGING);
+            offer.bring(&source(place), &staging).await.with_context(|| place.volume.to_string())?;
+        }
+        Ok(())
+    }
+
+    async fn swap(&self, state: &State, service: &ServiceName, turn: u32) -> anyhow::Result<bool> {
+        let mut earlier = false;
+        for place in self.places(state, service) {
+            let (root, restored) = (place.root.clone(), place.in_snapshot());
+            let done = tokio::task::spawn_blocking(move || match restore::has_restored(&root, &restored)? {
+                true => restore::exchange(&root, turn, &restored),
+                false => Ok(restore::Exchanged { earlier: false }),
+            });
+            earlier |= done.await?.with_context(|| format!("the volume {}", place.volume))?.earlier;
+        }
+        Ok(earlier)
+    }
+
+    async fn merge(&self, state: &State, service: &ServiceName, wanted: &Restore) -> anyhow::Result<()> {
+        let day =
+            i64::try_from(wanted.begun_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let label = day.unwrap_or_default().strftime("%Y-%m-%d").to_string();
+        for place in self.places(state, service) {
+            let (from, root) =
+                (place.root.join(restore::STAGING).join(place.in_snapshot()), place.root.clone());
+            if !from.is_dir() {
+                continue;
+            }
+            let label = label.clone();
+            let merged = tokio::task::spawn_blocking(move || restore::merge(&from, &root, &label)).await?;
+            let merged = merged.with_context(|| format!("the volume {}", place.volume))?;
+            tracing::info!(%service, volume = %place.volume, ?merged, "what was restored is merged in");
+        }
+        Ok(())
+    }
+
+    /// Removes everything that a restore keeps beside the data.
+    pub(super) async fn clean_volumes(&self, state: &State, service: &ServiceName) -> anyhow::Result<()> {
+        let attached = |place: &Place| {
+            matches!(self.shared.lock().devices.get(&place.volume), Some(Device::Attached(_)))
+        };
+        for place in self.places(state, service).into_iter().filter(attached) {
+            let root = place.root.clone();
+            let cleaned = tokio::task::spawn_blocking(move || restore::clean(&root)).await?;
+            cleaned.with_context(|| format!("the volume {}", place.volume))?;
+        }
+        Ok(())
+    }
+}
