@@ -109,7 +109,10 @@ impl State {
         };
         let names: BTreeSet<_> =
             self.volumes.values().filter(|v| own(&v.driver)).map(|v| v.service.clone()).collect();
-        for name in names.into_iter().filter(|name| self.services.contains_key(name)) {
+        for name in names {
+            if !self.services.contains_key(&name) {
+                continue;
+            }
             if !was_backed_up(self, &name) {
                 let text = format!("{name} was never backed up: it begins with empty volumes");
                 self.tell(at, Weight::Mail, &format!("recovered/{name}"), text);
