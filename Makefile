@@ -46,7 +46,7 @@ mutants:
 
 # Figures, against what others do in the same run; BENCH=consensus runs one group.
 bench:
-	scripts/setup etcd:etcd-server etcdctl:etcd-client glusterd:glusterfs-server fio:fio
+	scripts/setup etcd:etcd-server etcdctl:etcd-client rclone:rclone glusterd:glusterfs-server fio:fio
 	cargo build --release --workspace --bins
 	target/release/thermidor-bench $(BENCH)
 

@@ -2,9 +2,10 @@
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
 use crate::kit::Kit;
-use crate::restic::{Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
+use crate::restic::{Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
 use crate::schedule::passes;
 use crate::vault::{Finding, Folder, Head, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError};
+use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -154,6 +155,41 @@ impl Round<'_> {
         (close(record, was, done, now()), drilled)
     }
 
+    /// Forgets old snapshots: restic says which blobs that frees, the vault is told by a signed list, and deletes them once
+    /// the agreed time has passed. Where somebody has made a snapshot meanwhile nothing is announced, and the next time
+    /// does it.
+    pub async fn tidy(&self, keep: &Keep, was: &Record, now: impl Fn() -> UnixMs) -> Record {
+        let mut record = was.clone();
+        let done = self.forget(keep, &mut record, &now).await;
+        close(record, was, done, now())
+    }
+
+    async fn forget(
+        &self,
+        keep: &Keep,
+        record: &mut Record,
+        now: &impl Fn() -> UnixMs,
+    ) -> Result<(), RoundError> {
+        let (repository, folder) = (self.repository(None)?, self.folder()?);
+        let at = i64::try_from(now()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let at = at.ok_or_else(|| ResticError::Unreadable("the clock".into()))?;
+        let forget = self.restic.forget(&repository, keep, at).await?;
+        if let Some(forget) = forget {
+            let mut visit = self.visit().await?;
+            if !forget.holds(&visit.list(&folder, now()).await?) {
+                return Ok(());
+            }
+            let number = next(record.head.as_ref(), now());
+            let announced = visit.announce(&self.signed(&folder, number, Says::Delete(forget.blobs))?).await;
+            // What was repacked is there in any case: the head is signed anew before anything is made of a refusal.
+            let known = HeadMark { number, hash: String::new() };
+            record.head = Some(self.sign_head(&folder, Some(&known), now).await?);
+            announced?;
+        }
+        record.tidied = Some(now());
+        Ok(())
+    }
+
     async fn make(
         &self,
         dir: &Path,
@@ -217,7 +253,7 @@ impl Round<'_> {
         let head = visit.list(folder, now()).await?;
         let hash = hash(&head)?;
         // Numbers rise for all that is said to this vault, whichever radiator says it: the clock's are as good as any.
-        let mut number = known.map_or(0, |known| known.number + 1).max(now());
+        let mut number = next(known, now());
         for again in 1.. {
             let signed = self.signed(folder, number, Says::Head(head.clone()))?;
             match visit.send_head(folder, &signed).await {
@@ -260,6 +296,11 @@ impl Round<'_> {
         let failed = |e| RoundError::Restic(ResticError::Io(dir.to_owned(), e));
         counted.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
     }
+}
+
+/// The number of the next statement.
+fn next(known: Option<&HeadMark>, now: UnixMs) -> u64 {
+    known.map_or(0, |known| known.number + 1).max(now)
 }
 
 /// A record with what came of it: nothing good is forgotten for a failure, and a failure is over once all went well.

@@ -114,6 +114,9 @@ pub struct Record {
     pub proven: Option<UnixMs>,
     /// When a restore was tried last, and went well.
     pub drilled: Option<UnixMs>,
+    /// When old snapshots were last looked for, to be forgotten.
+    #[serde(default)]
+    pub tidied: Option<UnixMs>,
     /// The failure that nothing good has followed.
     pub failure: Option<Failure>,
     /// Whose replica the last snapshot was taken of.

@@ -218,3 +218,28 @@ fn compose_s_forms_are_one() {
     let disabled = good(&service("    healthcheck: { disable: true }\n"));
     assert_eq!(disabled.services["web"].healthcheck.as_ref().unwrap().test, ["NONE"]);
 }
+
+#[test]
+fn a_vault_lends_to_all_alike_but_to_whom_other_terms_were_given() {
+    let text = r#"
+home: maison
+services:
+  vault:
+    recipe: vault
+    settings:
+      addresses: ["maison.example.org:7746", "[2001:db8::1]", "2001:db8::2"]
+      lend: 50g
+      friends: { alice: { lend: 100g, up: 2m, hours: ["22:00-06:00"] }, bob: { down: 1m } }
+    volumes: [ "vault:/srv/vault" ]
+volumes: { vault: { size: 300g } }
+"#;
+    let (spec, _) = read(text).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let Some(RecipeSpec::Vault(vault)) = &spec.services["vault"].recipe else { panic!() };
+    let of = |name: &str| vault.terms(&name.parse().unwrap());
+    let (lent, alice) = of("alice");
+    assert_eq!((lent, alice.up_bytes_s, alice.hours.len()), (100 << 30, Some(2 << 20), 1));
+    assert_eq!((of("bob").0, of("bob").1.down_bytes_s), (50 << 30, Some(1 << 20)));
+    assert_eq!(of("carol").0, 50 << 30);
+    assert_eq!(vault.addresses.len(), 3);
+    assert_eq!(spec.services["vault"].ports[0].published, 7746);
+}

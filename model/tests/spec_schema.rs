@@ -55,6 +55,12 @@ fn the_schema_has_the_keys_that_are_read() {
         ("/$defs/EnvFile", service(&format!("env_file: [{{ {z} }}]")), "services.w.env_file"),
         ("/$defs/MailSettings", recipe("mail"), "services.w.settings"),
         ("/$defs/YacySettings", recipe("yacy"), "services.w.settings"),
+        ("/$defs/VaultSettings", recipe("vault"), "services.w.settings"),
+        (
+            "/$defs/VaultTerms",
+            service(&format!("recipe: vault, settings: {{ friends: {{ alice: {{ {z} }} }} }}")),
+            "services.w.settings.friends.alice",
+        ),
         ("/$defs/Volume", format!("home: a\nvolumes: {{ v: {{ {z} }} }}\n"), "volumes.v"),
         ("/$defs/Notify", format!("home: a\nnotify: {{ {z} }}\n"), "notify"),
         ("/$defs/Smtp", format!("home: a\nnotify: {{ smtp: {{ {z} }} }}\n"), "notify.smtp"),

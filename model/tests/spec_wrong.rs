@@ -215,7 +215,7 @@ fn recipes_and_notifications() {
     one(
         &home("services:\n  m: { recipe: mial }\n"),
         "2:16",
-        &["mail or yacy, not `mial`", "did you mean `mail`?"],
+        &["mail or vault or yacy, not `mial`", "did you mean `mail`?"],
     );
     one(&mail("      accounts: {}\n"), "4:5", &["`services.mail.settings` needs `domain:`"]);
     one(&mail("      domain: localhost\n"), "5:15", &["`localhost`, which is no domain"]);
@@ -365,4 +365,27 @@ fn what_is_found_after_reading_is_shown_at_its_line_too() {
     assert!(error.render(false).contains("certificate: { chain"));
     let unknown = SpecErrors::later("home.yaml", &text, &["services", "nope"], "x".into(), None);
     assert_eq!(unknown.problems[0].place.line, 2, "the nearest that is there");
+}
+
+#[test]
+fn vaults() {
+    let vault = |settings: &str| {
+        home(&format!(
+            "services:\n  vault:\n    recipe: vault\n    settings: {{ {settings} }}\n    volumes: [vault]\nvolumes: {{ vault: }}\n"
+        ))
+    };
+    one(&vault("addresses: [a.example]"), "4:5", &["needs `lend:`", "write `lend: 50g`"]);
+    one(&vault("lend: 50"), "5:23", &["for gigabytes write `50g`"]);
+    one(
+        &vault("lend: 1g, addresses: [\"a b\"]"),
+        "5:39",
+        &["`a b` is no address", "maison.example.org:7746"],
+    );
+    one(&vault("lend: 1g, addresses: [\"a:99999\"]"), "5:39", &["is no address"]);
+    one(&vault("lend: 1g, friends: { alice: { lnd: 1g } }"), "5:47", &["did you mean `lend`?"]);
+    one(
+        &vault("lend: 1g, friends: { alice: { hours: [night] } }"),
+        "5:55",
+        &["`night` is no span of the day"],
+    );
 }

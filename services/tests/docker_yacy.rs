@@ -28,6 +28,8 @@ fn plan(stage: &Stage, stop_s: u64) -> ContainerPlan {
     let ground = Ground {
         volumes: &BTreeMap::from([(volume, place)]),
         config: &stage.folder("config"),
+        run: std::path::Path::new("/r"),
+        program: std::path::Path::new("/p"),
         secret: &|_| None,
         context: &|_| None,
     };

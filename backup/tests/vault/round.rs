@@ -6,7 +6,7 @@ use crate::stage::{Stage, home, listen, noise, terms};
 use crate::supervised::restic;
 use std::path::{Path, PathBuf};
 use thermidor_backup::kit::Kit;
-use thermidor_backup::restic::{Progress, Restic};
+use thermidor_backup::restic::{Keep, Progress, Restic};
 use thermidor_backup::round::Round;
 use thermidor_backup::vault::Caller;
 use thermidor_model::ServiceName;
@@ -211,4 +211,31 @@ async fn a_friend_that_is_away_passes_by_itself_and_another_kit_needs_a_person()
     let foreign = bob.back_up(&Record::default(), NOW + 2000).await;
     let (text, passes) = why(&foreign);
     assert!(text.contains("another recovery kit") && passes == Passes::ByAPerson, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_snapshots_are_forgotten_by_a_signed_list_and_the_next_round_misses_nothing() {
+    if skip("old_snapshots_are_forgotten_by_a_signed_list_and_the_next_round_misses_nothing") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let mut record = Record::default();
+    for n in 0..3 {
+        bob.message(10 + n);
+        record = bob.back_up(&record, NOW + n * 1000).await;
+        assert_eq!(record.failure, None);
+    }
+    let keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let tidied = bob.round().tidy(&keep, &record, || now).await;
+    assert_eq!((tidied.failure.clone(), tidied.tidied), (None, Some(now)));
+    let announced = bob.stage.vault.deletions(&home("bob"));
+    assert_eq!(announced.len(), 1, "{announced:?}");
+    let left = bob.restic.snapshots(&bob.round().repository(None).unwrap()).await.unwrap();
+    assert_eq!(left.len(), 1);
+    let next = bob.back_up(&tidied, now + 1000).await;
+    assert_eq!(next.failure, None);
+    // Nothing more to forget today but the one before.
+    let again = bob.round().tidy(&keep, &next, || now + 2000).await;
+    assert_eq!(again.failure, None);
 }

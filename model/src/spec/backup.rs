@@ -53,7 +53,7 @@ fn friends(node: &Node, path: &str, findings: &mut Findings) -> Option<Vec<HomeN
     Some(friends)
 }
 
-fn windows(node: &Node, path: &str, findings: &mut Findings) -> Vec<Window> {
+pub(super) fn windows(node: &Node, path: &str, findings: &mut Findings) -> Vec<Window> {
     let mut windows = Vec::new();
     for item in items(node, path, findings) {
         let Some(given) = text(item, path, findings) else { continue };

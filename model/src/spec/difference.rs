@@ -226,6 +226,9 @@ fn source_text(service: &ServiceSpec) -> String {
     match (&service.recipe, &service.image, &service.build) {
         (Some(RecipeSpec::Mail(mail)), _, _) => format!("mail for {}", mail.domain),
         (Some(RecipeSpec::Yacy(yacy)), _, _) => format!("yacy in {}", yacy.network),
+        (Some(RecipeSpec::Vault(vault)), _, _) => {
+            format!("vault, {} for each friend", size_text(vault.lend_bytes))
+        }
         (None, _, Some(build)) => format!("built from {}", build.context),
         (None, Some(image), None) => image.clone(),
         (None, None, None) => String::new(),
@@ -238,8 +241,9 @@ fn service_fields(name: &ServiceName, was: &ServiceSpec, now: &ServiceSpec, out:
     let what = |key: &str| format!("services.{name}.{key}");
     let optional = |text: &Option<String>| text.clone().unwrap_or_default();
     out.field(what("image"), optional(&was.image), optional(&now.image), RESTARTS);
-    // Mail takes its settings over while it runs.
-    let restarts = if matches!(now.recipe, Some(RecipeSpec::Mail(_))) { "" } else { RESTARTS };
+    // Mail and vaults take their settings over while they run.
+    let takes_over = matches!(now.recipe, Some(RecipeSpec::Mail(_) | RecipeSpec::Vault(_)));
+    let restarts = if takes_over { "" } else { RESTARTS };
     out.field(what("settings"), settings_text(&was.recipe), settings_text(&now.recipe), restarts);
     out.field(what("build"), text_or_empty(&was.build), text_or_empty(&now.build), RESTARTS);
     environment(name, was, now, out);

@@ -24,7 +24,7 @@ mod words;
 pub use difference::{Change, Difference, Kind, difference};
 pub use home::parse;
 pub use interpolate::parse_env_file;
-pub use recipe::{CERTIFICATE_KEYS, PROBE_ACCOUNT, PROBE_EVERY_DEFAULT_S};
+pub use recipe::{CERTIFICATE_KEYS, PROBE_ACCOUNT, PROBE_EVERY_DEFAULT_S, VAULT_PORT};
 pub use report::{Notice, Place, Problem, SpecErrors};
 pub use schema::schema;
 pub use tree::TEXT_MAX_BYTES;
@@ -238,6 +238,40 @@ pub enum RecipeSpec {
     Mail(MailSpec),
     /// The YaCy search engine.
     Yacy(YacySpec),
+    /// Space lent to friends' homes for their backups.
+    Vault(VaultSpec),
+}
+
+/// Settings of the vault recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VaultSpec {
+    /// Where friends reach this home, the best first: host, or host and port. None: the home's own address.
+    pub addresses: Vec<String>,
+    /// Bytes lent to each friend that has no terms of its own.
+    pub lend_bytes: u64,
+    /// Terms by friend.
+    pub friends: BTreeMap<HomeName, VaultTermsSpec>,
+}
+
+/// On what terms space is lent to one friend.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VaultTermsSpec {
+    /// Bytes lent; `None`: as to everybody.
+    pub lend_bytes: Option<u64>,
+    /// Bytes a second that are taken; `None` is without limit.
+    pub up_bytes_s: Option<u64>,
+    /// Bytes a second that are given; `None` is without limit.
+    pub down_bytes_s: Option<u64>,
+    /// When backups are taken; none at all is the whole day.
+    pub hours: Vec<crate::backup::Window>,
+}
+
+impl VaultSpec {
+    /// On what terms a friend's backups are kept, with the bytes that are lent.
+    pub fn terms(&self, friend: &HomeName) -> (u64, VaultTermsSpec) {
+        let terms = self.friends.get(friend).cloned().unwrap_or_default();
+        (terms.lend_bytes.unwrap_or(self.lend_bytes), terms)
+    }
 }
 
 /// Settings of the mail recipe.

@@ -1,11 +1,16 @@
 //! Recipes: what Thermidor knows about a kind of service, and the settings each takes.
 
 use super::environment::{password, secret_name};
-use super::fields::{Fields, duration, filled, items, size, text};
+use super::fields::{Fields, duration, filled, items, name as name_of, size, text};
 use super::report::{Findings, Place};
 use super::service::{Outside, choice};
 use super::tree::{Key, Node};
-use super::{CertificateSpec, MailAccountSpec, MailSpec, PortSpec, RecipeSpec, SecretName, YacySpec};
+use super::{
+    CertificateSpec, MailAccountSpec, MailSpec, PortSpec, RecipeSpec, SecretName, VaultSpec, VaultTermsSpec,
+    YacySpec,
+};
+use crate::friends::ADDRESSES_MAX;
+use crate::name::HomeName;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a recipe fills in where the YAML says nothing.
@@ -23,6 +28,18 @@ impl Default for Defaults {
 
 /// SMTP, submissions, submission, IMAPS.
 const MAIL_PORTS: [u16; 4] = [25, 465, 587, 993];
+
+/// Port of a vault: friends' homes dial it.
+pub const VAULT_PORT: u16 = 7746;
+
+/// The longest address of a vault, bytes.
+const ADDRESS_MAX: usize = 255;
+
+/// What may be lent to a friend, bytes.
+const LEND_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
+
+/// How fast a friend may send or fetch, bytes a second.
+const RATE_BYTES_S: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 40;
 
 /// YaCy's HTTP port.
 const YACY_PORT: u16 = 8090;
@@ -51,6 +68,11 @@ fn defaults(recipe: &str) -> Defaults {
         "mail" => Defaults {
             ports: MAIL_PORTS.map(|p| PortSpec { published: p, target: p, proxy_protocol: true }).to_vec(),
             volume_path: Some("/srv/mail"),
+            stop_grace_s: 10,
+        },
+        "vault" => Defaults {
+            ports: vec![PortSpec { published: VAULT_PORT, target: VAULT_PORT, proxy_protocol: false }],
+            volume_path: Some("/srv/vault"),
             stop_grace_s: 10,
         },
         "yacy" => Defaults {
@@ -87,9 +109,10 @@ pub(super) fn read(
     };
     let spec = inner.and_then(|inner| match name {
         "mail" => mail(inner, outside, findings).map(RecipeSpec::Mail),
+        "vault" => vault(inner, findings).map(RecipeSpec::Vault),
         "yacy" => yacy(inner, findings).map(RecipeSpec::Yacy),
         other => {
-            choice(recipe, &fields.at("recipe"), other, &["mail", "yacy"], findings);
+            choice(recipe, &fields.at("recipe"), other, &["mail", "vault", "yacy"], findings);
             None
         }
     });
@@ -287,4 +310,80 @@ fn yacy(mut fields: Fields<'_>, findings: &mut Findings) -> Option<YacySpec> {
     });
     fields.finish(&["network", "heap"], findings);
     Some(YacySpec { network: network?, heap_mib: heap_mib? })
+}
+
+fn vault(mut fields: Fields<'_>, findings: &mut Findings) -> Option<VaultSpec> {
+    let lend = fields.need("lend", "50g", findings);
+    let lend_bytes = lend.and_then(|n| size(n, &fields.at("lend"), LEND_BYTES, findings));
+    let addresses = match fields.take("addresses") {
+        Some(node) => addresses(node, &fields.at("addresses"), findings),
+        None => Some(Vec::new()),
+    };
+    let mut friends = BTreeMap::new();
+    if let Some((key, node)) = fields.take_entry("friends")
+        && let Some(mut all) = Fields::of(node, key.place, &fields.at("friends"), findings)
+    {
+        for (key, node) in all.take_all() {
+            let path = all.at(&key.text);
+            let friend = name_of::<HomeName>(&key.text, key.place, findings);
+            let terms = terms(key, node, &path, findings);
+            if let (Some(friend), Some(terms)) = (friend, terms) {
+                friends.insert(friend, terms);
+            }
+        }
+    }
+    fields.finish(&["addresses", "lend", "friends"], findings);
+    Some(VaultSpec { addresses: addresses?, lend_bytes: lend_bytes?, friends })
+}
+
+/// Where this home is reached: host, or host and port.
+fn addresses(node: &Node, path: &str, findings: &mut Findings) -> Option<Vec<String>> {
+    let mut read = Vec::new();
+    for item in items(node, path, findings) {
+        let given = filled(item, path, findings)?.trim();
+        let host = match given.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => Some(host),
+            Some((host, _)) => Some(given).filter(|_| host.contains(':')),
+            None => Some(given),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        if given.len() > ADDRESS_MAX || !host.is_some_and(|host| !host.is_empty() && host.chars().all(plain))
+        {
+            findings
+                .error(item.place, format!("`{path}`: `{given}` is no address"))
+                .help("write a host, or host and port, as in `maison.example.org:7746`");
+            return None;
+        }
+        read.push(given.to_string());
+    }
+    if read.len() > ADDRESSES_MAX {
+        findings.error(node.place, format!("`{path}` names more than {ADDRESSES_MAX} addresses"));
+        return None;
+    }
+    Some(read)
+}
+
+fn terms(key: &Key, node: &Node, path: &str, findings: &mut Findings) -> Option<VaultTermsSpec> {
+    let mut fields = Fields::of(node, key.place, path, findings)?;
+    let mut bytes = |key: &str, range, findings: &mut Findings| {
+        fields.take(key).map(|n| size(n, &format!("{path}.{key}"), range, findings))
+    };
+    let lend_bytes = bytes("lend", LEND_BYTES, findings);
+    let up_bytes_s = bytes("up", RATE_BYTES_S, findings);
+    let down_bytes_s = bytes("down", RATE_BYTES_S, findings);
+    let hours = match fields.take("hours") {
+        Some(node) => super::backup::windows(node, &fields.at("hours"), findings),
+        None => Vec::new(),
+    };
+    fields.finish(&["lend", "up", "down", "hours"], findings);
+    let given = |read: Option<Option<u64>>| match read {
+        None => Some(None),
+        Some(read) => read.map(Some),
+    };
+    Some(VaultTermsSpec {
+        lend_bytes: given(lend_bytes)?,
+        up_bytes_s: given(up_bytes_s)?,
+        down_bytes_s: given(down_bytes_s)?,
+        hours,
+    })
 }

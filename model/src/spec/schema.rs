@@ -235,6 +235,7 @@ struct Backup {
 #[schemars(rename_all = "lowercase")]
 enum Recipe {
     Mail,
+    Vault,
     Yacy,
 }
 
@@ -242,7 +243,32 @@ enum Recipe {
 #[schemars(untagged)]
 enum Settings {
     Mail(MailSettings),
+    Vault(VaultSettings),
     Yacy(YacySettings),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct VaultSettings {
+    /// What each friend may keep here: `50g`.
+    lend: String,
+    /// Where friends reach this home: `maison.example.org:7746`; the home's `address` unless given.
+    addresses: Option<Vec<String>>,
+    /// Other terms for some friends, by their names.
+    friends: Option<BTreeMap<String, VaultTerms>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct VaultTerms {
+    /// What this friend may keep here.
+    lend: Option<String>,
+    /// Bytes a second it may send: `2m`.
+    up: Option<String>,
+    /// Bytes a second it may fetch.
+    down: Option<String>,
+    /// Times of the day at which it may send: `22:00-06:00`; the whole day unless given.
+    hours: Option<Vec<String>>,
 }
 
 #[derive(JsonSchema)]

@@ -53,7 +53,7 @@ pub(super) fn read(key: &Key, node: &Node, outside: &Outside<'_>, findings: &mut
     if !has_source && findings.problems.len() == before {
         findings
             .error(key.place, format!("`{path}` has nothing to run"))
-            .help("give it an `image:`, a `build:` folder or a `recipe:` (mail, yacy)");
+            .help("give it an `image:`, a `build:` folder or a `recipe:` (mail, vault, yacy)");
     }
     let command = fields.take("command").and_then(|n| argv(n, &fields.at("command"), findings));
     let entrypoint = fields.take("entrypoint").and_then(|n| argv(n, &fields.at("entrypoint"), findings));

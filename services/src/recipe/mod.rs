@@ -6,6 +6,7 @@ mod compose;
 mod context;
 pub mod mail;
 mod mail_config;
+pub mod vault;
 pub mod yacy;
 
 use crate::docker::{BindMount, ContainerPlan};
@@ -65,6 +66,10 @@ pub struct Ground<'a> {
     /// The service's folder for files that the daemon writes and the container reads
     /// ([`mail::write_config`]); must exist before the container is created.
     pub config: &'a std::path::Path,
+    /// The service's folder for sockets between the daemon and the container; must exist likewise.
+    pub run: &'a std::path::Path,
+    /// This program, for a container that runs it.
+    pub program: &'a std::path::Path,
     /// Opens a sealed secret.
     pub secret: &'a dyn Fn(&SecretName) -> Option<String>,
     /// A packed build context by its hash.
@@ -81,6 +86,7 @@ pub fn resolve(
         None => compose::resolve(service, spec, ground),
         Some(RecipeSpec::Mail(settings)) => mail::resolve(service, spec, settings, ground),
         Some(RecipeSpec::Yacy(settings)) => yacy::resolve(service, spec, settings, ground),
+        Some(RecipeSpec::Vault(_)) => vault::resolve(service, spec, ground),
     }
 }
 
@@ -91,6 +97,7 @@ pub fn ports(spec: &ServiceSpec) -> Vec<PortSpec> {
         None => spec.ports.clone(),
         Some(RecipeSpec::Mail(_)) => mail::ports(&spec.ports),
         Some(RecipeSpec::Yacy(_)) => yacy::ports(&spec.ports),
+        Some(RecipeSpec::Vault(_)) => vault::ports(&spec.ports),
     }
 }
 

@@ -19,6 +19,8 @@ fn resolved(spec: &ServiceSpec) -> Result<ContainerPlan, RecipeError> {
     let ground = Ground {
         volumes: &volumes,
         config: Path::new("/c/mail"),
+        run: Path::new("/r"),
+        program: Path::new("/p"),
         secret: &|name| (name.0 == "known").then(|| "sesame".into()),
         context: &|hash| (hash == blake3::hash(b"tar").to_hex().as_str()).then(|| Bytes::from_static(b"tar")),
     };
@@ -118,6 +120,8 @@ fn a_damaged_context_is_not_built() {
     let ground = Ground {
         volumes: &volumes,
         config: Path::new("/c"),
+        run: Path::new("/r"),
+        program: Path::new("/p"),
         secret: &|_| None,
         context: &|_| Some(Bytes::from_static(b"damaged")),
     };
@@ -165,4 +169,35 @@ fn yacy_takes_the_official_image_unless_told_and_never_less_than_its_stop_budget
     assert!(plan.image.reference().starts_with("thermidor/yacy-standin:"));
     let longer = ServiceSpec { stop_grace_s: 90, ..yacy() };
     assert_eq!(resolved(&longer).unwrap().stop_grace_s, 90);
+}
+
+#[test]
+fn a_vault_runs_this_program_with_no_powers_and_what_it_needs_beside_it() {
+    use thermidor_model::spec::VaultSpec;
+    let settings = VaultSpec { addresses: vec![], lend_bytes: 1, friends: BTreeMap::new() };
+    let spec = ServiceSpec {
+        recipe: Some(RecipeSpec::Vault(settings)),
+        volumes: vec![mount("/srv/vault")],
+        ..plain_service()
+    };
+    let plan = resolved(&spec).unwrap();
+    assert_eq!(plan.image.reference(), "debian:bookworm-slim");
+    assert_eq!(plan.entrypoint.unwrap(), ["/usr/bin/thermidor"]);
+    assert_eq!(plan.command.unwrap(), ["vault-process"]);
+    let mounts: Vec<_> = plan
+        .mounts
+        .iter()
+        .map(|m| (m.host.to_str().unwrap(), m.path.as_str(), m.read_only, m.seed))
+        .collect();
+    let wanted = [
+        ("/v/data/files", "/srv/vault", false, false),
+        ("/c/mail", "/etc/thermidor", true, false),
+        ("/r", "/run/thermidor", false, false),
+        ("/p", "/usr/bin/thermidor", true, false),
+    ];
+    assert_eq!(mounts, wanted);
+    assert!(plan.read_only_root && plan.capabilities.is_empty());
+    assert_eq!(ports(&spec), [PortSpec { published: 7746, target: 7746, proxy_protocol: false }]);
+    let bare = ServiceSpec { volumes: vec![], ..spec };
+    assert!(matches!(resolved(&bare), Err(RecipeError::NoVolumeAt { path: "/srv/vault", .. })));
 }

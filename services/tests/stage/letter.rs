@@ -82,6 +82,8 @@ pub fn plan(stage: &Stage) -> ContainerPlan {
     let ground = Ground {
         volumes: &BTreeMap::from([(volume, place)]),
         config: &config_folder(stage),
+        run: std::path::Path::new("/r"),
+        program: std::path::Path::new("/p"),
         secret: &|_| None,
         context: &|_| None,
     };

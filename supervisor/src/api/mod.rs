@@ -4,6 +4,7 @@
 pub mod backups;
 pub mod checked;
 pub mod client;
+pub mod friends;
 pub mod recovery;
 pub mod view;
 
@@ -151,6 +152,49 @@ pub enum Request {
         on: Option<RadiatorName>,
         /// What.
         order: SnapshotOrder,
+    },
+    /// A code with which another home becomes a friend: [`friends::FriendInvitation`].
+    InviteFriend {
+        /// How long it is good, s.
+        ttl_s: u64,
+    },
+    /// Becomes a friend of the home that gave out the code: [`friends::FriendMet`].
+    AcceptFriend {
+        /// The code.
+        code: String,
+        /// Where it is dialled.
+        addresses: Vec<String>,
+    },
+    /// The friends: [`friends::FriendList`].
+    Friends {
+        /// Whether each is dialled.
+        look: bool,
+    },
+    /// Both people read the same words.
+    ConfirmFriend {
+        /// Who.
+        home: HomeName,
+        /// Those.
+        words: [String; 4],
+    },
+    /// A friend's home was really recovered or rescued.
+    ConfirmGeneration {
+        /// Who.
+        home: HomeName,
+        /// The generation that it says.
+        generation: u64,
+    },
+    /// A friend is reached elsewhere.
+    ReaddressFriend {
+        /// Who.
+        home: HomeName,
+        /// Where, the best first.
+        addresses: Vec<String>,
+    },
+    /// A home is no friend any more.
+    RemoveFriend {
+        /// Who.
+        home: HomeName,
     },
     /// Something about the restore of a service in the home.
     Restore {

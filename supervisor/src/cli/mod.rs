@@ -6,6 +6,7 @@ mod certificates;
 mod check;
 mod details;
 mod doctor;
+mod friends;
 mod home;
 mod kit;
 mod mail;
@@ -85,6 +86,11 @@ enum Verb {
     },
     /// When every radiator is lost: from the recovery kit and a friend, the home again on this bare machine.
     Recover(recover::RecoverArgs),
+    /// Homes that trust this one, and keep each other's backups.
+    Friend {
+        #[command(subcommand)]
+        verb: friends::FriendVerb,
+    },
     /// Bring a service's data back from a friend.
     Restore(restore::RestoreArgs),
     /// The recovery kit: words on paper from which a lost home comes back.
@@ -203,6 +209,9 @@ enum Verb {
     /// The process of one local replica; started by the daemon.
     #[command(hide = true)]
     VolumeProcess(processes::VolumeArgs),
+    /// The vault, inside of its container.
+    #[command(hide = true)]
+    VaultProcess,
     #[command(flatten)]
     Lab(crate::demo::DemoCommand),
     /// Cuts off a volume process that hangs; started by it.
@@ -356,6 +365,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Leave { radiator, .. } => home::leave(paths, radiator),
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
         Verb::Recover(args) => recover::main(paths, &args),
+        Verb::Friend { verb } => friends::main(paths, verb),
         Verb::Restore(args) => restore::main(paths, args),
         Verb::Kit { verb } => kit::main(paths, &verb),
         Verb::Apply(args) => apply::main(paths, &args),
@@ -387,6 +397,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Guard => processes::guard(paths),
         Verb::Ingress => processes::ingress(paths),
         Verb::VolumeProcess(args) => processes::volume(paths, args),
+        Verb::VaultProcess => processes::vault(),
         Verb::VolumeWatchdog { arguments } => processes::volume_watchdog(&arguments),
         Verb::Completions { shell } => {
             let mut text = Vec::new();

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use thermidor_backup::vault_process;
 use thermidor_model::VolumeName;
 use thermidor_model::observe::LeaseGrant;
 use thermidor_model::replication::scrub::Pace;
@@ -217,6 +218,15 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             pace: Pace::default(),
         };
         volume_process::run(options).await.map_err(refused)
+    })
+}
+
+/// Serves friends, inside of the vault's container.
+pub fn vault() -> Result<(), Refused> {
+    runtime(2)?.block_on(async {
+        vault_process::run(vault_process::Places::in_container(), ending().cancelled_owned())
+            .await
+            .map_err(refused)
     })
 }
 

@@ -77,6 +77,6 @@ impl Context {
 }
 
 /// This radiator's wall clock, Unix ms.
-pub(super) fn now_ms() -> u64 {
+pub(in crate::daemon) fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }

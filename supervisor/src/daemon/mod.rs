@@ -5,6 +5,7 @@ mod checks;
 mod climate;
 mod containers;
 mod found;
+mod friends;
 mod guard_link;
 mod health;
 mod kit;
@@ -24,6 +25,7 @@ mod serve;
 mod snapshots;
 mod space;
 mod stolen;
+mod vault_files;
 mod volumes;
 pub mod way;
 mod worker;
@@ -128,6 +130,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(checks::run(context.clone()));
         tasks.spawn(restores::run(context.clone()));
         tasks.spawn(backups::run(context.clone()));
+        tasks.spawn(friends::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {
@@ -222,6 +225,12 @@ fn handlers(
         async move { backups::answer(context.ok_or_else(early)?, body).await }.boxed()
     };
     handlers.insert("backup", Arc::new(backup));
+    let lends = here.clone();
+    let vault = move |_, body: Bytes| {
+        let context = lends.get().cloned();
+        async move { friends::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("vault", Arc::new(vault));
     let known = here.clone();
     let snapshot = move |_, body: Bytes| {
         let context = known.get().cloned();

@@ -49,6 +49,10 @@ impl Context {
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::PrintKit => self.print_kit().await,
+            Request::InviteFriend { ttl_s } => self.invite_friend(ttl_s).await,
+            Request::AcceptFriend { code, addresses } => self.accept_friend(&code, &addresses).await,
+            Request::Friends { look } => self.friends(look).await,
+            Request::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses).await,
             Request::Backups => self.backups(&state).await,
             Request::RunBackup { subject, to, prove } => self.order_backup(&state, subject, to, prove).await,
             Request::CheckVolume { volume } => self.check_volume(&volume).await,
@@ -88,6 +92,11 @@ impl Context {
             Request::MailAccount { service, account, password, aliases, remove } => {
                 mail_account(state, service, account, password, aliases, remove)?
             }
+            Request::ConfirmFriend { home, words } => Command::ConfirmFriend { home, words },
+            Request::ConfirmGeneration { home, generation } => {
+                Command::ConfirmGeneration { home, generation }
+            }
+            Request::RemoveFriend { home } => Command::RemoveFriend { home },
             Request::Restore { service, ask } => self.restore_order(state, service, ask)?,
             Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
             Request::Promote { volume, radiator } => promote(state, volume, &radiator)?,
@@ -96,7 +105,7 @@ impl Context {
     }
 
     /// Proposes, and says in words what became of it.
-    async fn order(&self, command: Command) -> Result<Value, Refused> {
+    pub(super) async fn order(&self, command: Command) -> Result<Value, Refused> {
         match self.node.propose(command, within(ORDER_MAX)).await {
             Ok(Outcome::Refused(refusal)) => Err(Refused::because(refusal.to_string())),
             Ok(outcome) => Ok(json!({ "done": format!("{outcome:?}") })),

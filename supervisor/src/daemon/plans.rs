@@ -1,8 +1,10 @@
 //! What each container is to be: the declaration, on the ground that this radiator offers.
 
 use super::Context;
+use super::friends::run_folder;
 use anyhow::Context as _;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use thermidor_model::spec::{RecipeSpec, SecretName, ServiceSpec};
 use thermidor_model::state::State;
@@ -51,12 +53,21 @@ impl Context {
             std::fs::create_dir_all(&place.folder).with_context(|| place.folder.display().to_string())?;
         }
         std::fs::create_dir_all(&config).with_context(|| config.display().to_string())?;
-        if let Some(RecipeSpec::Mail(settings)) = &spec.recipe {
-            self.write_mail_config(state, name, settings, &config)?;
+        let run = run_folder(&self.paths, name);
+        match &spec.recipe {
+            Some(RecipeSpec::Mail(settings)) => self.write_mail_config(state, name, settings, &config)?,
+            Some(RecipeSpec::Vault(settings)) => {
+                std::fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
+                self.write_vault_config(state, name, settings, &config)?;
+            }
+            _ => {}
         }
+        let program = this_program()?;
         let ground = Ground {
             volumes: &volumes,
             config: &config,
+            run: &run,
+            program: &program,
             secret: &|secret| self.secret(state, secret),
             context: &|hash| state.contexts.get(hash).map(|b| bytes::Bytes::copy_from_slice(b)),
         };
@@ -67,4 +78,11 @@ impl Context {
         let opened = self.keys.open(&name.0, state.secrets.get(&name.0)?);
         opened.inspect_err(|e| warn!("secret {}: {e:#}", name.0)).ok()
     }
+}
+
+/// Where this program lies, also after an upgrade has put another one in its place.
+fn this_program() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("where this program is")?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
 }

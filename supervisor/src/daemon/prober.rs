@@ -92,7 +92,10 @@ fn rhythm(spec: &ServiceSpec) -> Option<Rhythm> {
             Some(Rhythm { every: Duration::from_secs(mail.probe_every_s), patience: PATIENCE })
         }
         Some(RecipeSpec::Yacy(_)) => Some(Rhythm { every, patience: PATIENCE_YACY }),
-        None => spec.healthcheck.is_some().then_some(Rhythm { every: HEALTH_EVERY, patience: PATIENCE }),
+        // Whether friends get in is seen by them; a vault without friends listens to nobody.
+        Some(RecipeSpec::Vault(_)) | None => {
+            spec.healthcheck.is_some().then_some(Rhythm { every: HEALTH_EVERY, patience: PATIENCE })
+        }
     }
 }
 
@@ -199,7 +202,7 @@ impl Context {
                 Some(door) => yacy::probe(door.port()).run(service, door.ip(), &self.engine).await,
                 None => Probed { healthy: None, legs: vec![], trouble: "its port is not published".into() },
             },
-            None => Probe::Health.run(service, own, &self.engine).await,
+            Some(RecipeSpec::Vault(_)) | None => Probe::Health.run(service, own, &self.engine).await,
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod consensus;
 pub mod figures;
 pub mod footprint;
+pub mod friends;
 pub mod processes;
 pub mod takeover;
 pub mod volumes;
@@ -29,7 +30,8 @@ pub struct Group {
 }
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[Group] = &[takeover::GROUP, consensus::GROUP, volumes::GROUP, footprint::GROUP];
+pub const GROUPS: &[Group] =
+    &[takeover::GROUP, consensus::GROUP, volumes::GROUP, friends::GROUP, footprint::GROUP];
 
 /// Where a group works.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
-use thermidor_tests::bench::{self, volumes};
+use thermidor_tests::bench::{self, friends, volumes};
 
 /// Measures groups of figures, all where none is named.
 #[derive(Parser)]
@@ -18,7 +18,7 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// What this program is when the group `volumes` starts it again.
+/// What this program is when a group starts it again.
 #[derive(Subcommand)]
 #[command(disable_help_subcommand = true)]
 enum Part {
@@ -30,6 +30,14 @@ enum Part {
     Replica {
         /// What it is told.
         orders: String,
+    },
+    /// A friend's vault.
+    #[command(hide = true, name = friends::VAULT)]
+    Vault {
+        /// Its folders.
+        root: std::path::PathBuf,
+        /// Where friends come in.
+        listen: std::net::SocketAddr,
     },
     /// A volume process's watchdog.
     #[command(hide = true, name = volumes::WATCHDOG)]
@@ -44,6 +52,7 @@ fn run(arguments: Arguments) -> Result<()> {
         None => bench::run(&arguments.groups),
         Some(Part::Inside(orders)) => volumes::run_inside(&orders),
         Some(Part::Replica { orders }) => volumes::be_a_replica(&orders),
+        Some(Part::Vault { root, listen }) => friends::be_a_vault(&root, listen),
         Some(Part::Watchdog { arguments }) => volumes::be_a_watchdog(&arguments),
     }
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thermidor_backup::home_itself::make_private;
 use thermidor_backup::kit::Kit;
-use thermidor_backup::restic::{Progress, Restic, Settings};
+use thermidor_backup::line::{DialError, Failed};
+use thermidor_backup::restic::{Keep, Progress, Restic, Settings};
 use thermidor_backup::round::{Drilled, Round};
 use thermidor_backup::schedule::Task;
 use thermidor_model::backup::{Failure, Passes, Record, Subject};
@@ -21,6 +22,9 @@ use tokio::sync::watch;
 const NOTE_MAX: Duration = Duration::from_secs(10);
 /// How often.
 const NOTES_MAX: u32 = 30;
+
+/// How often old snapshots are looked for, ms.
+const TIDY_EVERY: u64 = 24 * 3_600_000;
 
 /// What is to be done.
 pub struct Work {
@@ -175,7 +179,7 @@ impl With<'_> {
         let Some(home) = state.home.clone() else { return was.clone() };
         let door = match context.door_to(friend).await {
             Ok(door) => door,
-            Err(e) => return failed(was, Passes::ByItself, format!("{e:#}")),
+            Err(e) => return failed(was, passes_of(&e), format!("{e:#}")),
         };
         let round = Round {
             restic: self.restic,
@@ -190,6 +194,10 @@ impl With<'_> {
             (Task::Backup, Some(stage)) => {
                 let me = context.node.id();
                 let mut record = round.back_up(&stage.dir, stage.taken, was, me, now_ms, progress).await;
+                let is_untidy = record.tidied.is_none_or(|at| now_ms().saturating_sub(at) >= TIDY_EVERY);
+                if record.failure.is_none() && is_untidy {
+                    record = round.tidy(&Keep::default(), &record, now_ms).await;
+                }
                 if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
                     record.content = Some(super::content(state));
                 }
@@ -208,6 +216,17 @@ impl With<'_> {
     }
 }
 
+/// Whether a door that stays shut opens by itself: a friend that is away comes back, one that says no is to be asked.
+fn passes_of(error: &anyhow::Error) -> Passes {
+    let says_no = |failed: &Failed| {
+        matches!(failed, Failed::Stranger | Failed::NotKnown | Failed::Refused(_) | Failed::NoVault(_))
+    };
+    match error.downcast_ref::<DialError>() {
+        Some(DialError(all)) if all.iter().any(|(_, failed)| says_no(failed)) => Passes::ByAPerson,
+        _ => Passes::ByItself,
+    }
+}
+
 fn failed(was: &Record, passes: Passes, why: String) -> Record {
     let failure = Failure::next(was.failure.as_ref(), now_ms(), passes, why);
     Record { failure: Some(failure), ..was.clone() }
@@ -217,4 +236,22 @@ fn found(drilled: &Drilled) -> String {
     let Drilled { files, bytes, messages } = drilled;
     let messages = if *messages > 0 { format!(", {messages} messages among them") } else { String::new() };
     format!("{files} files, {} MiB{messages}, each compared", bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::time::Duration;
+
+    #[test]
+    fn a_friend_that_is_away_is_waited_for_and_one_that_says_no_is_a_persons_matter() {
+        let door = |failed: Failed| anyhow::Error::from(DialError(vec![("alice".into(), failed)]));
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(passes_of(&door(Failed::Unreachable(refused))), Passes::ByItself);
+        assert_eq!(passes_of(&door(Failed::Silent(Duration::from_secs(1)))), Passes::ByItself);
+        assert_eq!(passes_of(&door(Failed::NotKnown)), Passes::ByAPerson);
+        assert_eq!(passes_of(&door(Failed::Stranger)), Passes::ByAPerson);
+        assert_eq!(passes_of(&anyhow::anyhow!("the home has no recovery kit")), Passes::ByItself);
+    }
 }

@@ -2,7 +2,7 @@
 //! machine is taken for a dead one.
 
 mod storm;
-pub(super) mod usage;
+pub mod usage;
 
 use super::figures::{Bound, Figure};
 use super::{Ground, Group, setting};

@@ -1,0 +1,271 @@
+//! `friend invite`, `accept`, `confirm`, `ls`, `readdress`, `rm`.
+
+use super::apply::confirmed;
+use super::show::{bytes, local_time, print_line, print_list, table};
+use super::{Format, Output};
+use crate::api::friends::{FriendInvitation, FriendLine, FriendList, FriendMet};
+use crate::api::{Refused, Request, client};
+use crate::paths::Paths;
+use clap::Subcommand;
+use std::io::IsTerminal;
+use std::time::Duration;
+use thermidor_model::name::HomeName;
+
+/// Between two looks at whether somebody has used the code.
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Subcommand)]
+pub enum FriendVerb {
+    /// Give out a code with which another home becomes a friend; waits until it is used.
+    Invite {
+        /// How long the code is good: 30m, 1h.
+        #[arg(long, default_value = "1h")]
+        ttl: String,
+        /// Print the code and don't wait.
+        #[arg(long)]
+        no_wait: bool,
+        /// Both people read the same words: don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Become a friend of the home whose person has told you a code and an address.
+    Accept {
+        /// The three words.
+        code: String,
+        /// Host, or host and port; several are tried in turn.
+        #[arg(required = true)]
+        addresses: Vec<String>,
+        /// Both people read the same words: don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Both people read the same words, or a friend's home was really recovered or rescued.
+    Confirm {
+        /// Who.
+        home: HomeName,
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Whether each is reached, what is lent and used, the last backup each way.
+    Ls(Output),
+    /// A friend is reached elsewhere.
+    Readdress {
+        /// Who.
+        home: HomeName,
+        /// Host, or host and port, the best first.
+        #[arg(required = true)]
+        addresses: Vec<String>,
+    },
+    /// Be friends no longer: nothing is sent there, nothing of theirs is taken or given any more.
+    Rm {
+        /// Who.
+        home: HomeName,
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+pub fn main(paths: &Paths, verb: FriendVerb) -> Result<(), Refused> {
+    match verb {
+        FriendVerb::Invite { ttl, no_wait, yes } => invite(paths, &ttl, no_wait, yes),
+        FriendVerb::Accept { code, addresses, yes } => accept(paths, code, addresses, yes),
+        FriendVerb::Confirm { home, yes } => confirm(paths, &home, yes),
+        FriendVerb::Ls(output) => list(paths, output.format),
+        FriendVerb::Readdress { home, addresses } => {
+            client::ask(paths, &Request::ReaddressFriend { home: home.clone(), addresses })?;
+            print_line(&format!("{home} is dialled there from now on."));
+            Ok(())
+        }
+        FriendVerb::Rm { home, yes } => remove(paths, &home, yes),
+    }
+}
+
+fn friends(paths: &Paths, look: bool) -> Result<FriendList, Refused> {
+    client::ask_for(paths, &Request::Friends { look })
+}
+
+fn invite(paths: &Paths, ttl: &str, no_wait: bool, yes: bool) -> Result<(), Refused> {
+    let ttl_s = super::home::duration_s(ttl)?;
+    let before = friends(paths, false)?;
+    let given: FriendInvitation = client::ask_for(paths, &Request::InviteFriend { ttl_s })?;
+    print_line(&given.code);
+    eprintln!("Good once, for {ttl}. Tell it to the other person, not by mail; there they type:");
+    eprintln!("    thermidor friend accept {} {}", given.code, given.addresses.join(" "));
+    if no_wait {
+        return Ok(());
+    }
+    eprintln!("Waiting for them; Ctrl-C leaves the code good, `thermidor friend ls` shows who came.");
+    loop {
+        std::thread::sleep(LOOK);
+        let now = friends(paths, false)?;
+        let met = now.items.iter().find(|line| {
+            !line.confirmed
+                && before.items.iter().all(|known| known.home != line.home || known.words != line.words)
+        });
+        if let Some(met) = met {
+            return compare(paths, &met.home, &met.words, yes);
+        }
+        match &now.invitation {
+            Some(open) if open.id == given.id && open.burnt => {
+                // Who knew it is noted right after.
+                std::thread::sleep(LOOK * 4);
+                if friends(paths, false)?
+                    .items
+                    .iter()
+                    .all(|line| line.confirmed || before.items.iter().any(|k| k.words == line.words))
+                {
+                    return Err(Refused::because(
+                        "somebody tried the code, and nothing came of it: it is spent; run `thermidor friend invite` again",
+                    ));
+                }
+            }
+            Some(open) if open.id == given.id && open.until_ms > now_ms() => {}
+            Some(open) if open.id == given.id => {
+                return Err(Refused::because("nobody came in time: run `thermidor friend invite` again"));
+            }
+            _ => return Err(Refused::because("another code was given out meanwhile: this one is void")),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+fn accept(paths: &Paths, code: String, addresses: Vec<String>, yes: bool) -> Result<(), Refused> {
+    let met: FriendMet = client::ask_for(paths, &Request::AcceptFriend { code, addresses })?;
+    if met.addresses.is_empty() {
+        eprintln!("{} lends no space: it can send backups here, not take any.", met.home);
+    }
+    compare(paths, &met.home, &met.words, yes)
+}
+
+/// Shows the words, and confirms them if the person says that the other reads the same.
+fn compare(paths: &Paths, home: &str, words: &[String; 4], yes: bool) -> Result<(), Refused> {
+    print_line(&format!("{home} was met. Its person must read these words:"));
+    print_line(&format!("    {}", words.join(" ")));
+    let later = format!("Compare them, then run `thermidor friend confirm {home}` in both homes.");
+    if !yes && !std::io::stdin().is_terminal() {
+        print_line(&later);
+        return Ok(());
+    }
+    if !yes && !confirmed("Does the other person read the same?")? {
+        print_line(&format!(
+            "Not confirmed. If they differ, somebody is in between: `thermidor friend rm {home}` in both homes. {later}"
+        ));
+        return Ok(());
+    }
+    let home = super::home_name(home).map_err(Refused::because)?;
+    client::ask(paths, &Request::ConfirmFriend { home: home.clone(), words: words.clone() })?;
+    print_line(&format!("{home} is a friend."));
+    Ok(())
+}
+
+fn known(paths: &Paths, home: &HomeName, look: bool) -> Result<FriendLine, Refused> {
+    let list = friends(paths, look)?;
+    list.items
+        .into_iter()
+        .find(|line| line.home == home.as_str())
+        .ok_or_else(|| Refused::because(format!("{home} is no friend: `thermidor friend ls` lists them")))
+}
+
+fn confirm(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
+    let line = known(paths, home, false)?;
+    let ask = |question: &str| -> Result<(), Refused> {
+        if yes || confirmed(question)? {
+            return Ok(());
+        }
+        Err(Refused::because(format!("nothing was changed; `thermidor friend confirm {home} --yes` does it")))
+    };
+    if !line.confirmed {
+        print_line(&format!("{home}'s person must read these words: {}", line.words.join(" ")));
+        ask("Do they?")?;
+        client::ask(paths, &Request::ConfirmFriend { home: home.clone(), words: line.words })?;
+        print_line(&format!("{home} is a friend."));
+        return Ok(());
+    }
+    let Some(generation) = line.claims else {
+        print_line(&format!("{home} is a friend already, and there is nothing to confirm."));
+        return Ok(());
+    };
+    print_line(&format!(
+        "{home} says that it was recovered or rescued: generation {generation} instead of {}. A thief with its recovery \
+         kit would say the same. From then on it writes, and whoever speaks for the earlier home is refused.",
+        line.generation
+    ));
+    ask("Has its person told you so, by voice?")?;
+    client::ask(paths, &Request::ConfirmGeneration { home: home.clone(), generation })?;
+    print_line(&format!("{home} is believed to be of generation {generation}."));
+    Ok(())
+}
+
+fn time(at: Option<u64>) -> String {
+    at.map_or("-".into(), local_time)
+}
+
+fn row(line: &FriendLine) -> [String; 7] {
+    let size = |n: Option<u64>| n.map_or("-".into(), bytes);
+    let state = match (line.confirmed, line.claims) {
+        (false, _) => format!("not confirmed: `thermidor friend confirm {}`", line.home),
+        (true, Some(claims)) => {
+            format!("says to be of generation {claims}: `thermidor friend confirm {}`", line.home)
+        }
+        (true, None) => line.reach.clone(),
+    };
+    [
+        line.home.clone(),
+        state,
+        size(line.lent_bytes),
+        size(line.used_bytes),
+        time(line.newest_here_ms),
+        time(line.newest_there_ms),
+        time(line.proven_there_ms),
+    ]
+}
+
+fn list(paths: &Paths, format: Format) -> Result<(), Refused> {
+    let list = friends(paths, true)?;
+    if let Some(trouble) = &list.vault_trouble {
+        eprintln!("what friends keep here is not known: {trouble}");
+    }
+    match format {
+        Format::Table => {
+            let header = ["FRIEND", "STATE", "LENT", "USED", "LAST BACKUP HERE", "OURS THERE", "PROVED"];
+            print_line(&table(header, list.items.iter().map(row)));
+            Ok(())
+        }
+        format => print_list(list.items, format),
+    }
+}
+
+fn remove(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
+    let line = known(paths, home, !yes)?;
+    if !yes {
+        match line.newest_there_ms {
+            Some(at) => print_line(&format!(
+                "This home's backups at {home}, the last of {}, can't be read or added to any more.",
+                local_time(at)
+            )),
+            None => print_line(&format!("This home has no backup at {home}.")),
+        }
+        match line.used_bytes {
+            Some(used) if used > 0 => print_line(&format!(
+                "{home} keeps {} here (last backup {}): it can't read them any more; they stay on this home's disks.",
+                bytes(used),
+                time(line.newest_here_ms)
+            )),
+            Some(_) => print_line(&format!("{home} keeps nothing here.")),
+            None => print_line(&format!("What {home} keeps here, if anything, it can't read any more.")),
+        }
+        if !confirmed("Be friends no longer?")? {
+            return Err(Refused::because(format!(
+                "nothing was changed; `thermidor friend rm {home} --yes` does it"
+            )));
+        }
+    }
+    client::ask(paths, &Request::RemoveFriend { home: home.clone() })?;
+    print_line(&format!("{home} is no friend any more. Take it out of every `backup: to:` in home.yaml."));
+    Ok(())
+}
