@@ -132,9 +132,8 @@ impl Home {
         let stage = self.dir.path().join("stage");
         make_private(&stage).unwrap();
         std::fs::create_dir(stage.join("volumes")).unwrap();
-        let copied =
-            std::process::Command::new("cp").arg("-a").arg(self.root()).arg(stage.join("volumes/box"));
-        assert!({ copied }.status().unwrap().success());
+        let (from, to) = (self.root(), stage.join("volumes/box"));
+        assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
         let source = Source { dir: stage, home: door.home.clone(), tag: "mail".into(), parent: None };
         restic.backup(&repository, &source, &Default::default()).await.unwrap().snapshot.to_string()
     }
