@@ -100,6 +100,11 @@ impl RestoreStage {
 }
 
 impl State {
+    /// Whether a service's data are not what they are to be yet: no backup of them is wanted meanwhile.
+    pub fn is_being_restored(&self, service: &ServiceName) -> bool {
+        self.restores.get(service).is_some_and(|restore| restore.stage != RestoreStage::Swapped)
+    }
+
     /// Why a service is held by a restore: its volumes are attached and nothing runs on them.
     pub fn held_by_restore(&self, service: &ServiceName) -> Option<&'static str> {
         let stage = self.restores.get(service)?.stage;

@@ -11,3 +11,5 @@ pub mod notify;
 pub mod paths;
 pub mod priority;
 pub mod sensor;
+#[cfg(test)]
+mod testing;

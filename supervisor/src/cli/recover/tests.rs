@@ -1,72 +1,16 @@
 //! With real restic, friends' vaults as they run in their containers, and all that goes wrong at them.
 
 use super::*;
+use crate::testing::{Friend, free_port};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tempfile::TempDir;
-use thermidor_backup::line::{Forwarder, Own, PORT, Pin};
+use thermidor_backup::line::{Forwarder, Own, Pin};
 use thermidor_backup::restic::Source;
-use thermidor_backup::vault::HomeKey;
-use thermidor_backup::vault_process::{FriendConfig, Places, VaultConfig};
 use thermidor_model::testing::{RADIATORS, serving_home};
 use thermidor_raft::{Identity, InitOptions};
-use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A friend's vault on a port of its own.
-struct Friend {
-    name: HomeName,
-    address: String,
-    task: JoinHandle<()>,
-    _dir: TempDir,
-}
-
-impl Drop for Friend {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// `name`, who lends space to maison, of which it believes a generation.
-async fn friend(name: &str, kit: &Kit, generation: u64) -> Friend {
-    let dir = tempfile::tempdir().unwrap();
-    let name = HomeName::new(name).unwrap();
-    let at: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    assert_ne!(at.port(), PORT);
-    let agreed = FriendConfig {
-        transport: kit.transport().unwrap().public(),
-        key: HomeKey(kit.signer().unwrap().public().0),
-        generation,
-        quota: 1 << 30,
-        keep_s: 3600,
-        up: None,
-        down: None,
-        windows: vec![],
-    };
-    let own = Kit::draw().unwrap().transport().unwrap();
-    let config = VaultConfig::new(name.clone(), 1, &own, [(HomeName::new("maison").unwrap(), agreed)].into());
-    let place = |below: &str| {
-        let path = dir.path().join(below);
-        std::fs::create_dir(&path).unwrap();
-        path
-    };
-    let places = Places { config: place("config"), data: place("data"), run: place("run"), listen: at };
-    config.write(&places.config).unwrap();
-    let task = tokio::spawn(async move {
-        thermidor_backup::vault_process::run(places, std::future::pending()).await.unwrap();
-    });
-    let until = SystemTime::now() + PATIENCE;
-    while tokio::net::TcpStream::connect(at).await.is_err() {
-        assert!(SystemTime::now() < until, "the vault does not open");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Friend { name, address: at.to_string(), task, _dir: dir }
-}
 
 /// A home in generation 3 with its keys, as it would be exported.
 fn home(dir: &Path) -> HomeItself {
@@ -165,7 +109,7 @@ fn blame(done: Result<String, Refused>, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_comes_back_from_words_and_an_address_alone() {
     let stage = Stage::new();
-    let alice = friend("alice", &stage.kit, 3).await;
+    let alice = Friend::new("alice", &stage.kit, 3).await;
     stage.keep(&alice, |_| {}).await;
     let (paths, data) = stage.bare_machine();
     let said = recover(&paths, stage.wanted(&[&alice])).await.unwrap();
@@ -187,8 +131,9 @@ async fn a_home_comes_back_from_words_and_an_address_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_is_taken_whoever_has_it_and_one_that_is_away_is_no_hindrance() {
     let stage = Stage::new();
-    let (alice, carol) = (friend("alice", &stage.kit, 3).await, friend("carol", &stage.kit, 3).await);
-    let away = friend("dora", &stage.kit, 3).await;
+    let (alice, carol) =
+        (Friend::new("alice", &stage.kit, 3).await, Friend::new("carol", &stage.kit, 3).await);
+    let away = Friend::new("dora", &stage.kit, 3).await;
     away.task.abort();
     stage.keep(&alice, |_| {}).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -202,7 +147,7 @@ async fn the_newest_is_taken_whoever_has_it_and_one_that_is_away_is_no_hindrance
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_can_not_be_read_is_passed_over() {
     let stage = Stage::new();
-    let alice = friend("alice", &stage.kit, 3).await;
+    let alice = Friend::new("alice", &stage.kit, 3).await;
     stage.keep(&alice, |_| {}).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     keep(stage.dir.path(), &stage.kit, &alice, &stage.home, &Kit::draw().unwrap()).await;
@@ -214,7 +159,7 @@ async fn an_export_that_can_not_be_read_is_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_founded_where_nothing_comes_back() {
     let stage = Stage::new();
-    let alice = friend("alice", &stage.kit, 3).await;
+    let alice = Friend::new("alice", &stage.kit, 3).await;
     let (paths, data) = stage.bare_machine();
     let none = |data: &Path| assert!(!data.join("identity").exists() && !data.join("recover").exists());
     // Friends, and never a backup.
@@ -246,7 +191,7 @@ async fn nothing_is_founded_where_nothing_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_homes_export_is_not_taken_for_ours() {
     let stage = Stage::new();
-    let alice = friend("alice", &stage.kit, 3).await;
+    let alice = Friend::new("alice", &stage.kit, 3).await;
     stage.keep(&alice, |home| home.state.home = Some(HomeName::new("chalet").unwrap())).await;
     let (paths, data) = stage.bare_machine();
     blame(recover(&paths, stage.wanted(&[&alice])).await, &["another home's"]);

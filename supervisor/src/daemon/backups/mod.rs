@@ -106,6 +106,8 @@ impl Context {
             due.retain(|d| d.subject != subject || d.friend != friend);
             due.insert(0, Decision { subject, friend, task, at: now, why: "somebody asked for it".into() });
         }
+        // What is not whole is no backup: it would be the newest, and be taken for what is to be restored.
+        due.retain(|d| !matches!(&d.subject, Subject::Service(service) if state.is_being_restored(service)));
         let busy: BTreeSet<&Subject> = running.iter().map(|(subject, _)| subject).collect();
         let mut grouped: Vec<(Subject, Task, BTreeSet<HomeName>)> = Vec::new();
         for decision in due.iter().filter(|d| !busy.contains(&d.subject)) {

@@ -111,3 +111,6 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ pub async fn to_folder(
 }
 
 impl Context {
-    async fn bring_to(
+    pub(super) async fn bring_to(
         &self,
         service: &ServiceName,
         wish: &RestoreWish,
