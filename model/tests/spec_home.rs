@@ -223,6 +223,7 @@ fn compose_s_forms_are_one() {
 fn a_vault_lends_to_all_alike_but_to_whom_other_terms_were_given() {
     let text = r#"
 home: maison
+radiators: { salon: { heats: room, power: 250 } }
 services:
   vault:
     recipe: vault

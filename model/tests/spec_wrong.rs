@@ -375,17 +375,17 @@ fn vaults() {
         ))
     };
     one(&vault("addresses: [a.example]"), "4:5", &["needs `lend:`", "write `lend: 50g`"]);
-    one(&vault("lend: 50"), "5:23", &["for gigabytes write `50g`"]);
+    one(&vault("lend: 50"), "4:23", &["for gigabytes write `50g`"]);
     one(
         &vault("lend: 1g, addresses: [\"a b\"]"),
-        "5:39",
+        "4:39",
         &["`a b` is no address", "maison.example.org:7746"],
     );
-    one(&vault("lend: 1g, addresses: [\"a:99999\"]"), "5:39", &["is no address"]);
-    one(&vault("lend: 1g, friends: { alice: { lnd: 1g } }"), "5:47", &["did you mean `lend`?"]);
+    one(&vault("lend: 1g, addresses: [\"a:99999\"]"), "4:39", &["is no address"]);
+    one(&vault("lend: 1g, friends: { alice: { lnd: 1g } }"), "4:47", &["did you mean `lend`?"]);
     one(
         &vault("lend: 1g, friends: { alice: { hours: [night] } }"),
-        "5:55",
+        "4:55",
         &["`night` is no span of the day"],
     );
 }
