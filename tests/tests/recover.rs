@@ -132,8 +132,8 @@ fn is_let_in_again(home: &Home) -> Result<()> {
     ensure!(refused.contains("notes at alpes's"), "{refused}");
     until(Duration::from_secs(60), "alpes to have heard of the new generation", || {
         std::thread::sleep(Duration::from_millis(500));
-        let said = home.type_on("chalet", &["friend", "ls", "-o", "json"])?;
-        let list: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+        let said = home.lab.radiator("chalet")?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
+        let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
         Ok((list["items"][0]["claims"] == 2).then_some(()))
     })?;
     home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;

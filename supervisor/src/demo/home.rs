@@ -151,6 +151,11 @@ impl Home {
         Self { lab, seat: seat.to_owned() }
     }
 
+    /// Where commands are typed.
+    pub fn seat(&self) -> &str {
+        &self.seat
+    }
+
     /// Types commands on that radiator from now on.
     pub fn sit_at(&mut self, radiator: &str) {
         self.seat = radiator.to_owned();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub const RADIATORS: [&str; 3] = ["salon", "bureau", "chambre"];
 /// The third machine of the summer.
 const WITNESS: &str = "grenier";
-const SERVICE: &str = "mail";
+pub(super) const SERVICE: &str = "mail";
 const USER: &str = "marie@maison.example";
 const SECRET: &str = "mail/marie";
 /// Of a home that lives for minutes in a namespace without a way out.
@@ -38,7 +38,7 @@ pub struct Demo {
     attached: Vec<Loop>,
 }
 
-fn title(text: &str) {
+pub(super) fn title(text: &str) {
     println!("\n{text}");
 }
 
@@ -57,7 +57,13 @@ impl Demo {
         let dead = self.pull_plug("in winter")?;
         self.read_without(&dead)?;
         self.come_back(&dead)?;
-        self.summer()
+        self.summer()?;
+        self.friends()
+    }
+
+    /// What home.yaml said in the first half.
+    pub(super) fn yaml(&self) -> String {
+        home_yaml(&self.home.lab.floating().to_string())
     }
 
     fn form(&mut self) -> Result<()> {
@@ -70,7 +76,7 @@ impl Demo {
 
     fn declare(&mut self) -> Result<()> {
         title("home.yaml declares what it is to run");
-        let yaml = home_yaml(&self.home.lab.floating().to_string());
+        let yaml = self.yaml();
         yaml.lines().for_each(|line| println!("    {line}"));
         println!(
             "  The rooms are simulated, {SPEED} times faster than real ones; minimum_stay is {MINIMUM_STAY_S} s."
@@ -297,7 +303,7 @@ impl Demo {
 
     /// Reads the mailbox and compares. Postfix answers before it delivers: what is not there
     /// yet is waited for, a while.
-    fn audit(&mut self, text: &str) -> Result<()> {
+    pub(super) fn audit(&mut self, text: &str) -> Result<()> {
         let to = self.to(993);
         let mut last = None;
         let found = until(Duration::from_secs(60), "every message", || {
@@ -348,7 +354,7 @@ impl Demo {
     }
 }
 
-fn ms(since: Instant) -> u64 {
+pub(super) fn ms(since: Instant) -> u64 {
     since.elapsed().as_millis() as u64
 }
 

@@ -2,6 +2,7 @@
 //! and loses nothing when a plug is pulled. Every sentence of it is checked.
 
 mod acts;
+mod friends;
 pub mod ledger;
 
 use crate::demo::home::Home;
