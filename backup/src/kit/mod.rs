@@ -135,7 +135,10 @@ mod tests {
             hex(&kit.signer().unwrap().public().0),
             "f3fabd9a6afc1e03315a34ec3080bc7545aa1c91f4a9b45c085ade842b617329"
         );
-        assert_eq!(hex(&kit.transport().unwrap().public().0), "TBD");
+        assert_eq!(
+            hex(&kit.transport().unwrap().public().0),
+            "da563336e1ebbe82abbd84cb93fded7ca8132c4682509180e547ba43efe359df"
+        );
         assert_eq!(
             kit.repository(&home("alice")).unwrap().expose(),
             "_yrxgk4S1uYX4TC2QsKebGcWGZolSGpKBrYFHMM1Rvs"
