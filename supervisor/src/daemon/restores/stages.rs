@@ -3,11 +3,15 @@
 use crate::daemon::Context;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thermidor_backup::restic::Measured;
 use thermidor_backup::restore;
 use thermidor_model::reconcile::Device;
 use thermidor_model::restore::{Restore, RestoreStage};
 use thermidor_model::{ServiceName, State, VolumeName};
+
+/// How long a service must have been stopped before its files are exchanged.
+const SETTLED: Duration = Duration::from_millis(700);
 
 /// A volume, and where its files are here.
 struct Place {
@@ -54,7 +58,15 @@ impl Context {
                 Ok(false)
             }
             RestoreStage::Merging => self.merge(state, service, restore).await.map(|()| false),
-            RestoreStage::Swapping | RestoreStage::Undoing => self.swap(state, service, restore.turn).await,
+            RestoreStage::Swapping | RestoreStage::Undoing => {
+                // A start that was under way when the service was held shows itself first.
+                tokio::time::sleep(SETTLED).await;
+                anyhow::ensure!(
+                    self.is_ready(state, service, restore.stage),
+                    "its container has not stopped yet"
+                );
+                self.swap(state, service, restore.turn).await
+            }
             RestoreStage::Cleaning => self.clean_volumes(state, service).await.map(|()| false),
             RestoreStage::Swapped => Ok(true),
         }
