@@ -1,7 +1,8 @@
 //! What of a home's state comes back when nothing but its export is left: what people have declared and set stays,
 //! where things ran and who belonged to it does not.
 
-use crate::name::{NodeId, RadiatorName, UnixMs};
+use crate::backup::Subject;
+use crate::name::{NodeId, RadiatorName, ServiceName, UnixMs};
 use crate::restore::{Restore, RestoreStage, RestoreWish};
 use crate::spec::VolumeDriver;
 use crate::state::{Member, Phase, Role, State, Weight};
@@ -46,6 +47,10 @@ impl State {
             // Nobody is there any more who made one, and what was in the way then is not in the way now.
             record.by = None;
             record.failure = None;
+            // More was left there after the export was written: what a vault shows now is begun from.
+            record.head = None;
+            record.snapshot = None;
+            record.content = None;
         }
         if let Some(kit) = &mut state.kit {
             kit.rehearsed_ms = Some(at);
@@ -93,13 +98,26 @@ impl State {
         (node, state)
     }
 
-    /// Every service that had data of its own waits for them.
+    /// Every service that had data of its own waits for them, if anybody was to keep them.
     fn hold_until_restored(&mut self, at: UnixMs) {
         self.restores.clear();
         let own = |driver: &VolumeDriver| !matches!(driver, VolumeDriver::Shared { .. });
+        let was_backed_up = |state: &Self, name: &ServiceName| {
+            let declared = state.spec().and_then(|spec| spec.services.get(name));
+            let known = state.backups.get(&Subject::Service(name.clone()));
+            declared.is_some_and(|spec| spec.backup.is_some()) || known.is_some_and(|all| !all.is_empty())
+        };
         let names: BTreeSet<_> =
             self.volumes.values().filter(|v| own(&v.driver)).map(|v| v.service.clone()).collect();
-        for name in names.into_iter().filter(|name| self.services.contains_key(name)) {
+        for name in names {
+            if !self.services.contains_key(&name) {
+                continue;
+            }
+            if !was_backed_up(self, &name) {
+                let text = format!("{name} was never backed up: it begins with empty volumes");
+                self.tell(at, Weight::Mail, &format!("recovered/{name}"), text);
+                continue;
+            }
             self.restores_begun += 1;
             let wish = RestoreWish { from: None, snapshot: None, as_of_s: None, path: None };
             let restore = Restore {
@@ -118,8 +136,9 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::{BackupSpec, HeadMark, Record};
     use crate::command::{Command, Why};
-    use crate::name::ReplicaId;
+    use crate::name::{HomeName, ReplicaId};
     use crate::state::{MailAccount, RemovedImage, Sealed};
     use crate::testing::{box_volume, declare, done, home_spec, mail, serving_home};
 
@@ -141,6 +160,13 @@ mod tests {
         for node in 1..=3 {
             done(&mut state, Command::PinKey { node, key: format!("k{node}") });
         }
+        let spec = &mut state.declared.as_mut().unwrap().spec;
+        spec.services.get_mut(&mail()).unwrap().backup = Some(BackupSpec {
+            every_ms: 3_600_000,
+            to: vec![HomeName::new("alpes").unwrap()],
+            windows: vec![],
+            drill_ms: 0,
+        });
         let account = MailAccount { password_hash: "$6$".into(), aliases: ["post".to_owned()].into() };
         state.mail_accounts.entry(mail()).or_default().insert("luc".into(), account);
         state.removed_images.push(RemovedImage {
@@ -226,6 +252,29 @@ mod tests {
         assert!(!after.services.contains_key(&mail()) && after.restores.is_empty());
         assert_eq!(after.retired_epochs[&mail()], before.services[&mail()].epoch + 1);
         assert_eq!(after.check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_nobody_keeps_is_not_waited_for_and_what_a_vault_shows_is_begun_from() {
+        let mut before = busy();
+        let record = Record {
+            made: Some(7),
+            proven: Some(7),
+            head: Some(HeadMark { number: 4, hash: "h".into() }),
+            ..Record::default()
+        };
+        let records = [(HomeName::new("alpes").unwrap(), record)].into();
+        before.backups.insert(Subject::Service(mail()), records);
+        let (_, after) = before.recovered(5_000_000, &recoverer());
+        let record = &after.backups[&Subject::Service(mail())][&HomeName::new("alpes").unwrap()];
+        assert_eq!((record.made, record.head.clone()), (Some(7), None));
+
+        before.backups.clear();
+        before.declared.as_mut().unwrap().spec.services.get_mut(&mail()).unwrap().backup = None;
+        let (_, after) = before.recovered(5_000_000, &recoverer());
+        assert!(after.restores.is_empty());
+        let told = |text: &str| after.events.iter().any(|event| event.text.contains(text));
+        assert!(told("mail was never backed up: it begins with empty volumes"));
     }
 
     #[test]
