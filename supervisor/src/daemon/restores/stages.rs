@@ -88,7 +88,7 @@ impl Context {
             below = Some(path.to_owned());
         }
         let before = held.then_some(wanted.begun_ms);
-        let offer = self.find_offer(state, service, &wanted.wish, before).await?;
+        let offer = self.find_offer(state, service, &wanted.wish, before, "home").await?;
         tracing::info!(%service, vault = %offer.vault, snapshot = %offer.snapshot.id, "is restored");
         let source = |place: &Place| {
             let path = place.in_snapshot().display().to_string();
@@ -142,11 +142,9 @@ impl Context {
             i64::try_from(wanted.begun_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let label = day.unwrap_or_default().strftime("%Y-%m-%d").to_string();
         for place in self.places(state, service) {
-            let (from, root) =
-                (place.root.join(restore::STAGING).join(place.in_snapshot()), place.root.clone());
-            if !from.is_dir() {
-                continue;
-            }
+            let (restored, root) = (place.in_snapshot(), place.root.clone());
+            // Of several volumes one is meant.
+            let Ok(from) = restore::source(&root, &restored) else { continue };
             let label = label.clone();
             let merged = tokio::task::spawn_blocking(move || restore::merge(&from, &root, &label)).await?;
             let merged = merged.with_context(|| format!("the volume {}", place.volume))?;
