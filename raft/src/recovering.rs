@@ -50,8 +50,8 @@ pub enum RecoverError {
 }
 
 /// Makes a home of this one radiator from an export. It counts as a member's directory with the last step, so
-/// an interrupted one is simply run again. Answers the generation; the home begins with the first [`crate::Node::start`].
-pub async fn found_again(options: RecoverOptions) -> Result<u64, RecoverError> {
+/// an interrupted one is simply run again. Answers with what state it begins, at the first [`crate::Node::start`].
+pub async fn found_again(options: RecoverOptions) -> Result<State, RecoverError> {
     let RecoverOptions { data, state, keys, radiator, address } = options;
     if Identity::exists(&data) {
         return Err(RecoverError::Already(data));
@@ -77,7 +77,7 @@ pub async fn found_again(options: RecoverOptions) -> Result<u64, RecoverError> {
     };
 
     let mut stored = Stored::empty();
-    stored.state = Arc::new(state);
+    stored.state = Arc::new(state.clone());
     alone(&mut stored, node, 0);
     build_raft(&data, &stored).await?;
     // What an interrupted recovery left: nobody has started on it, for there was no identity.
@@ -92,5 +92,5 @@ pub async fn found_again(options: RecoverOptions) -> Result<u64, RecoverError> {
         home_keys,
     };
     parts.store(&key.pem(), &dir_of(&data))?;
-    Ok(generation)
+    Ok(state)
 }

@@ -43,8 +43,8 @@ async fn a_bare_machine_becomes_the_home_and_the_old_ones_hear_of_it() {
     // The new machine has the address of one that burnt.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = dir.path().join("data");
-    let generation = found_again(options(&exported, data.clone(), addresses[2])).await.unwrap();
-    assert_eq!(generation, 2);
+    let begins = found_again(options(&exported, data.clone(), addresses[2])).await.unwrap();
+    assert_eq!(begins.generation, 2);
     let again = found_again(options(&exported, data.clone(), addresses[2])).await;
     assert!(matches!(again, Err(RecoverError::Already(_))));
 
@@ -76,7 +76,7 @@ async fn a_bare_machine_becomes_the_home_and_the_old_ones_hear_of_it() {
     let keys = recovered.identity().keep(&state(&recovered)).unwrap();
     let exported = Exported { state: (*state(&recovered)).clone(), keys };
     let other = dir.path().join("other");
-    assert_eq!(found_again(options(&exported, other, addresses[0])).await.unwrap(), 3);
+    assert_eq!(found_again(options(&exported, other, addresses[0])).await.unwrap().generation, 3);
     recovered.shutdown().await;
     new.node.shutdown().await;
 }

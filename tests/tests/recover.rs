@@ -1,146 +1,186 @@
-//! A house burns down, with every disk in it. What is left is a page of words and a friend: on a bare machine one command
-//! makes the home again, its data among it; and the friend keeps out whoever comes with the words until its person has
-//! looked.
+//! A home whose only radiator is gone comes back on a bare machine from the 24 words and a friend's address: its service
+//! starts with its data. Then, in the living home, restores that are swapped in, undone, kept, and put into a folder.
 
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::time::Duration;
 use thermidor_supervisor::demo::home::Home;
 use thermidor_supervisor::demo::lab::command::until;
 use thermidor_supervisor::demo::lab::{Lab, Options};
 use thermidor_tests::program;
 
-/// The house that burns, the friend's, and the machine bought afterwards.
+/// Maison's radiator, that of the friend alpes, and a bare machine.
 const MACHINES: [&str; 3] = ["salon", "chalet", "neuf"];
-/// A line that no friend may find on its disks.
-const SECRET: &str = "the-family-meets-at-the-old-mill";
+const PATIENCE: Duration = Duration::from_secs(120);
+const NOTES: &str = "thermidor.maison.notes";
 
-fn found(home: &mut Home, name: &str, radiator: &str, yaml: &str) -> Result<()> {
+/// Founds a home of one radiator there.
+fn found(home: &mut Home, name: &str, radiator: &str, yaml: &str, service: &str) -> Result<()> {
     let listen = home.listener(radiator)?;
     home.type_on(radiator, &["init", name, "--radiator", radiator, "--listen", &listen])?;
     home.start_units(radiator, true)?;
     home.sit_at(radiator);
     home.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
-    home.apply(yaml)
+    home.apply(yaml)?;
+    home.wait(120, "its service to run", |s| s.runs_on(service) == Some(radiator)).map(drop)
 }
 
-fn become_friends(home: &Home) -> Result<()> {
+/// Runs a shell in the notes' container.
+fn in_notes(home: &Home, machine: &str, script: &str) -> Result<String> {
+    Ok(home.lab.radiator(machine)?.run("docker", &["exec", NOTES, "sh", "-c", script])?.trim().to_owned())
+}
+
+/// What a command says in JSON.
+fn asked(home: &Home, machine: &str, args: &[&str]) -> Result<Value> {
+    let said = home.lab.radiator(machine)?.thermidor(args, 60)?;
+    Ok(serde_json::from_slice(&said.stdout)?)
+}
+
+/// Waits for a backup of a subject that nothing was changed after.
+fn backed_up(home: &Home, machine: &str, subject: &str) -> Result<()> {
+    until(PATIENCE, &format!("a proved backup of {subject}"), || {
+        std::thread::sleep(Duration::from_millis(500));
+        let Ok(all) = asked(home, machine, &["backup", "ls", "-o", "json"]) else { return Ok(None) };
+        let lines = all["items"].as_array().cloned().unwrap_or_default();
+        Ok(lines.iter().any(|l| l["subject"] == subject && l["state"] == "proved").then_some(()))
+    })
+    .map_err(Into::into)
+}
+
+fn befriend(home: &Home) -> Result<()> {
     let address = home.lab.radiator("chalet")?.address().to_string();
     let said = home.type_on("chalet", &["friend", "invite", "--no-wait"])?;
     let code = said.lines().next().context("no code was printed")?.trim().to_owned();
     home.type_on("salon", &["friend", "accept", &code, &address, "--yes"])?;
-    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
-    until(Duration::from_secs(30), "alpes to let maison in", || {
-        std::thread::sleep(Duration::from_millis(300));
-        let said = home.lab.radiator("salon")?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
-        let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-        Ok((list["items"][0]["reachable"] == true).then_some(()))
-    })?;
-    Ok(())
-}
-
-/// What the notes are, read on the machine where they are served.
-fn notes(home: &Home, machine: &str) -> Result<String> {
-    let radiator = home.lab.radiator(machine)?;
-    let path = radiator.paths()?.volume("notes").join("mnt/letter");
-    Ok(radiator.run("cat", &[&path.display().to_string()])?)
+    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"]).map(drop)
 }
 
 #[test]
-fn a_burnt_down_home_comes_back_from_the_words_and_a_friend() {
+fn a_home_burns_down_and_comes_back_from_the_words_on_paper() {
     let name = format!("recover-{}", std::process::id());
     let options =
         Options::beside(&program("thermidor").unwrap()).with_images(&[], &|text| eprintln!("{text}"));
     let lab = Lab::new(&name, &MACHINES, options.unwrap()).unwrap();
     lab.engines_ready().unwrap();
     let mut home = Home::new(lab, "salon");
-
-    let write =
-        format!("test -e /data/letter || {{ echo {SECRET} > /data/letter; sync; }}; exec sleep infinity");
+    let chalet = home.lab.radiator("chalet").unwrap().address();
+    let fill = "test -e /data/it || head -c 2000000 /dev/urandom > /data/it; sync; exec sleep infinity";
     let maison = format!(
         "home: maison\nradiators: {{ salon: {{ heats: room, power: 250 }} }}\nservices:\n  notes:\n    \
-         image: debian:bookworm-slim\n    command: [ sh, -c, \"{write}\" ]\n    volumes: [ \"notes:/data\" ]\n    \
-         stop_grace_period: 1s\n    backup: {{ every: 1h, to: [alpes] }}\n  scratch:\n    \
-         image: debian:bookworm-slim\n    command: [ sleep, infinity ]\n    volumes: [ \"scratch:/data\" ]\n    \
-         stop_grace_period: 1s\nvolumes: {{ notes: {{ size: 64m }}, scratch: {{ size: 64m }} }}\n"
+         image: debian:bookworm-slim\n    command: [ sh, -c, \"{fill}\" ]\n    volumes: [ \"notes:/data\" ]\n    \
+         stop_grace_period: 1s\n    backup: {{ every: 1h, to: [alpes] }}\nvolumes: {{ notes: {{ size: 64m }} }}\n"
     );
-    let chalet = home.lab.radiator("chalet").unwrap().address().to_string();
     let alpes = format!(
-        "home: alpes\nradiators: {{ chalet: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    \
-         recipe: vault\n    settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
+        "home: alpes\nradiators: {{ chalet: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    recipe: vault\n    \
+         settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
          volumes: {{ vault: {{ size: 128m }} }}\n"
     );
-    found(&mut home, "alpes", "chalet", &alpes).unwrap();
-    home.wait(120, "the vault to run", |s| s.runs_on("vault").is_some()).unwrap();
-    found(&mut home, "maison", "salon", &maison).unwrap();
-    home.wait(60, "the notes to run", |s| s.runs_on("notes").is_some()).unwrap();
-    become_friends(&home).unwrap();
-    let before = notes(&home, "salon").unwrap();
-    assert!(before.contains(SECRET), "{before}");
-
-    // Both go by themselves too; here nobody waits for their time.
-    home.type_on("salon", &["backup", "run", "notes"]).unwrap();
-    home.type_on("salon", &["backup", "run", "home-itself"]).unwrap();
-    let words = home.type_on("salon", &["kit", "print", "-o", "words"]).unwrap();
-    let words = words.lines().find(|line| line.split(' ').count() == 24).unwrap().to_owned();
-    nothing_to_read(&home).unwrap();
-    home.lab.radiator("salon").unwrap().power_off().unwrap();
-
-    recovers(&mut home, &words, &chalet).unwrap();
-    assert_eq!(notes(&home, "neuf").unwrap(), before);
-    is_let_in_again(&home).unwrap();
+    found(&mut home, "maison", "salon", &maison, "notes").unwrap();
+    found(&mut home, "alpes", "chalet", &alpes, "vault").unwrap();
+    befriend(&home).unwrap();
+    let (words, sum) = burn(&mut home).unwrap();
+    recover(&mut home, &words, &sum, &chalet.to_string()).unwrap();
+    live(&home, &sum).unwrap();
 }
 
-/// The friend's disk holds the backup, and neither what is in it nor the home's words for it.
-fn nothing_to_read(home: &Home) -> Result<()> {
-    let chalet = home.lab.radiator("chalet")?;
-    let vault = chalet.paths()?.volume("vault").join("mnt").display().to_string();
-    let kept =
-        chalet.run("find", &[&vault, "-path", "*maison*", "-name", "????????????????*", "-type", "f"])?;
-    ensure!(kept.lines().count() > 4, "the vault keeps nothing: {kept}");
-    let search = format!("grep -rlF -e {SECRET} -e letter {vault} || true");
-    let found = chalet.run("sh", &["-c", &search])?;
-    ensure!(found.trim().is_empty(), "it can be read in {found}");
+/// Everything is at the friend's, the words are on paper, and the power is gone for good. Answers the words and
+/// what the data were.
+fn burn(home: &mut Home) -> Result<(String, String)> {
+    home.sit_at("salon");
+    let words = home.type_on("salon", &["kit", "print", "-o", "words"])?;
+    let sum = in_notes(home, "salon", "sha256sum /data/it")?;
+    home.type_on("salon", &["backup", "run", "notes"])?;
+    backed_up(home, "salon", "notes")?;
+    backed_up(home, "salon", "home-itself")?;
+    home.lab.radiator("salon")?.power_off()?;
+    Ok((words, sum))
+}
+
+fn recover(home: &mut Home, words: &str, sum: &str, friend: &str) -> Result<()> {
+    let listen = home.listener("neuf")?;
+    let paper = home.lab.radiator("neuf")?.dir().join("paper");
+    let paper_path = paper.to_string_lossy().into_owned();
+    let arguments = |more: &'static str| {
+        let all =
+            ["recover", "--kit", &paper_path, "--friend", friend, "--radiator", "salon", "--listen", &listen];
+        all.into_iter().chain((!more.is_empty()).then_some(more)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refused = |home: &Home, args: &[String]| {
+        home.refused_on("neuf", &args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    // One word is another.
+    let mut wrong: Vec<&str> = words.split_whitespace().collect();
+    wrong.swap(3, 11);
+    std::fs::write(&paper, wrong.join(" "))?;
+    let said = refused(home, &arguments("--others-are-unplugged"))?;
+    ensure!(said.contains("all words are known, but"), "{said}");
+    std::fs::write(&paper, words)?;
+    let said = refused(home, &arguments(""))?;
+    ensure!(said.contains("--others-are-unplugged"), "{said}");
+    let args = arguments("--others-are-unplugged");
+    let said = home.type_on("neuf", &args.iter().map(String::as_str).collect::<Vec<_>>())?;
+    ensure!(said.contains("maison is recovered from alpes") && said.contains("in generation 2"), "{said}");
+    ensure!(said.contains("notes starts once its data are here again"), "{said}");
+    let said = refused(home, &args)?;
+    ensure!(said.contains("belongs to a home already"), "{said}");
+
+    home.start_units("neuf", true)?;
+    home.sit_at("neuf");
+    home.wait(180, "the notes with their data", |s| {
+        s.service("notes").is_some_and(|n| n.state == "runs" && n.active.as_deref() == Some("salon"))
+    })?;
+    let now = in_notes(home, "neuf", "sha256sum /data/it")?;
+    ensure!(now == sum, "{now} is not {sum}");
+    // The friend gives and takes nothing new before its person has asked.
+    let said = home.refused_on("neuf", &["backup", "run", "notes"])?;
+    println!("before the friend's person has confirmed: {said}");
+    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
+    until(PATIENCE, "a backup in the new generation", || {
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(home
+            .lab
+            .radiator("neuf")?
+            .thermidor(&["backup", "run", "notes"], 60)?
+            .status
+            .success()
+            .then_some(()))
+    })?;
     Ok(())
 }
 
-fn recovers(home: &mut Home, words: &str, chalet: &str) -> Result<()> {
-    let machine = home.lab.radiator("neuf")?;
-    let (listen, paper) = (home.listener("neuf")?, machine.dir().join("page"));
-    let path = paper.display().to_string();
-    let recover = ["recover", "--kit", &path, "--friend", chalet, "--radiator", "salon", "--listen", &listen];
-    let (first, rest) = words.split_once(' ').context("the words")?;
-    std::fs::write(&paper, format!("{rest} {first}\n"))?;
-    let unplugged = [&recover[..], &["--others-are-unplugged"]].concat();
-    home.refused_on("neuf", &unplugged).context("words in another order are no kit")?;
-    std::fs::write(&paper, format!("{words}\n"))?;
-    let asked = home.refused_on("neuf", &recover)?;
-    ensure!(asked.contains("--others-are-unplugged"), "{asked}");
-    let told = home.type_on("neuf", &unplugged)?;
-    ensure!(told.contains("maison is recovered from alpes"), "{told}");
-    home.start_units("neuf", true)?;
-    home.sit_at("neuf");
-    home.wait(120, "the notes to run again", |s| s.runs_on("notes").is_some())?;
-    // What was never backed up waits for nobody.
-    home.wait(60, "the scratch service to run", |s| s.runs_on("scratch").is_some()).map(drop)
-}
-
-/// The friend gives to whoever has the words, and takes nothing until its person has looked.
-fn is_let_in_again(home: &Home) -> Result<()> {
-    let refused = home.refused_on("neuf", &["backup", "run", "notes"])?;
-    ensure!(refused.contains("notes at alpes's"), "{refused}");
-    until(Duration::from_secs(60), "alpes to have heard of the new generation", || {
-        std::thread::sleep(Duration::from_millis(500));
-        let said = home.lab.radiator("chalet")?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
-        let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-        Ok((list["items"][0]["claims"] == 2).then_some(()))
-    })?;
-    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
-    until(Duration::from_secs(60), "a backup under the new generation", || {
-        std::thread::sleep(Duration::from_secs(1));
-        let said = home.lab.radiator("neuf")?.thermidor(&["backup", "run", "notes"], 120)?;
-        Ok(said.status.success().then_some(()))
-    })?;
+/// Restores in the living home.
+fn live(home: &Home, sum: &str) -> Result<()> {
+    // Told as it will be within a moment: the container is just being started again.
+    let is = |what: &str| -> Result<()> {
+        let mut last = String::new();
+        let told = until(Duration::from_secs(60), "the notes as they should be", || {
+            std::thread::sleep(Duration::from_millis(300));
+            last = in_notes(home, "neuf", "sha256sum /data/it; cat /data/since 2>/dev/null || :")
+                .unwrap_or_default();
+            Ok((last == what).then_some(()))
+        });
+        told.with_context(|| format!("{last} instead of {what}"))
+    };
+    in_notes(home, "neuf", "echo changed > /data/it; echo since > /data/since; sync")?;
+    let changed = in_notes(home, "neuf", "sha256sum /data/it; cat /data/since")?;
+    home.type_on("neuf", &["restore", "notes", "--from", "alpes"])?;
+    is(sum)?;
+    home.type_on("neuf", &["restore", "notes", "--undo"])?;
+    is(&changed)?;
+    let said = home.refused_on("neuf", &["restore", "notes"])?;
+    ensure!(said.contains("--keep"), "{said}");
+    home.type_on("neuf", &["restore", "notes", "--keep"])?;
+    is(&changed)?;
+    // One file of it, beside the one that differs.
+    home.type_on("neuf", &["restore", "notes", "--path", "notes/it"])?;
+    is(&changed)?;
+    let beside = in_notes(home, "neuf", "sha256sum < /data/it.restored-*")?;
+    ensure!(sum.starts_with(beside.trim_end_matches(['-', ' '])), "{beside} is not {sum}");
+    let dir = home.lab.radiator("neuf")?.dir().join("look");
+    home.type_on("neuf", &["restore", "notes", "--to", &dir.to_string_lossy()])?;
+    let there = std::fs::metadata(dir.join("notes/it")).context("the file in the folder")?;
+    ensure!(there.len() == 2_000_000, "{} bytes", there.len());
     Ok(())
 }

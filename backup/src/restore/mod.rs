@@ -9,7 +9,7 @@ mod swap;
 pub use merge::{Merged, merge};
 pub use room::{Short, enough, free_in};
 pub use staging::{clean, new_staging, staging};
-pub use swap::{Exchanged, exchange, has_restored};
+pub use swap::{Exchanged, exchange, has_restored, source};
 
 use std::ffi::OsStr;
 use std::fs::File;

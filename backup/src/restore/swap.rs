@@ -101,8 +101,9 @@ pub(super) fn exchange_by(root: &Path, turn: u32, restored: &Path, step: Step<'_
     Ok(Exchanged { earlier })
 }
 
-/// The folder whose entries are to come in. No part of the way to it may be a link.
-fn source(root: &Path, restored: &Path) -> io::Result<PathBuf> {
+/// The folder below the staging folder whose entries are to come in. No part of the way to it may be a link: a service
+/// may have left anything there. An error where there is none.
+pub fn source(root: &Path, restored: &Path) -> io::Result<PathBuf> {
     let mut path = root.join(STAGING);
     let mut parts = restored.components();
     loop {

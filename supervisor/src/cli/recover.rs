@@ -14,6 +14,7 @@ use thermidor_backup::kit::{Kit, Paper};
 use thermidor_backup::restic::{Repository, Restic, Restore, Settings, Snapshot};
 use thermidor_backup::vault::Folder;
 use thermidor_model::name::HomeName;
+use thermidor_model::spec::VolumeDriver;
 use thermidor_model::{RadiatorName, State};
 use thermidor_raft::{KeptKeys, RecoverOptions};
 
@@ -88,7 +89,6 @@ async fn recover(paths: &Paths, wanted: Wanted) -> Result<String, Refused> {
     if let Err(e) = cleaned {
         eprintln!("{} can't be removed, remove it by hand: {e}", desk.dir.display());
     }
-    let state = found.state.clone();
     let options = RecoverOptions {
         data: paths.data.clone(),
         keys: KeptKeys { authority_key_pem: found.authority_key_pem, home_keys: found.home_keys },
@@ -96,8 +96,8 @@ async fn recover(paths: &Paths, wanted: Wanted) -> Result<String, Refused> {
         radiator: radiator.clone(),
         address: listen,
     };
-    let generation = thermidor_raft::found_again(options).await.map_err(refused)?;
-    Ok(next(&state, &radiator, generation, &from))
+    let begins = thermidor_raft::found_again(options).await.map_err(refused)?;
+    Ok(next(&begins, &radiator, &from))
 }
 
 /// The text of the page or the words.
@@ -245,7 +245,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What a person is told, and what is to be done next.
-fn next(state: &State, radiator: &RadiatorName, generation: u64, from: &HomeName) -> String {
+fn next(state: &State, radiator: &RadiatorName, from: &HomeName) -> String {
+    let generation = state.generation;
     let home = state.home.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut lines = vec![format!(
         "{home} is recovered from {from}: {radiator} alone is the home now, in generation {generation}."
@@ -258,12 +259,16 @@ fn next(state: &State, radiator: &RadiatorName, generation: u64, from: &HomeName
             declared.join(", ")
         ));
     }
-    let services: Vec<String> = state.services.keys().map(ToString::to_string).collect();
-    if !services.is_empty() {
-        lines.push(format!(
-            "Each of {} waits for its data from a friend before it starts: `thermidor status` shows how far they are.",
-            services.join(", ")
-        ));
+    for service in state.services.keys() {
+        let own =
+            |(_, v): (_, &thermidor_model::state::Volume)| !matches!(v.driver, VolumeDriver::Shared { .. });
+        if state.held_by_restore(service).is_some() {
+            lines.push(format!(
+                "{service} starts once its data are here again: `thermidor status` shows how far they are."
+            ));
+        } else if state.volumes_of(service).any(own) {
+            lines.push(format!("{service} was never backed up: it begins with empty volumes."));
+        }
     }
     for friend in state.friends.keys() {
         lines.push(format!(

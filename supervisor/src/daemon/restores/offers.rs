@@ -22,13 +22,15 @@ pub struct Offer {
 
 impl Context {
     /// Looks for what is wished: at the friend that is named, else at all of them for the newest. Snapshots made at
-    /// `before` or later don't count: those of a home that has nothing yet would hold nothing.
+    /// `before` or later don't count: those of a home that has nothing yet would hold nothing. Each
+    /// `purpose` has a cache of its own.
     pub(super) async fn find_offer(
         &self,
         state: &State,
         service: &ServiceName,
         wish: &RestoreWish,
         before: Option<UnixMs>,
+        purpose: &str,
     ) -> anyhow::Result<Offer> {
         let friends: Vec<HomeName> = match &wish.from {
             Some(friend) => vec![friend.clone()],
@@ -43,7 +45,7 @@ impl Context {
         if friends.is_empty() {
             bail!("this home has no friend who keeps anything: `thermidor friend ls` lists them");
         }
-        let asked = friends.iter().map(|friend| self.ask_friend(service, friend, wish, before));
+        let asked = friends.iter().map(|friend| self.ask_friend(service, friend, wish, before, purpose));
         let mut troubles = Vec::new();
         let mut best: Option<Offer> = None;
         for (friend, found) in friends.iter().zip(futures::future::join_all(asked).await) {
@@ -64,6 +66,7 @@ impl Context {
         friend: &HomeName,
         wish: &RestoreWish,
         before: Option<UnixMs>,
+        purpose: &str,
     ) -> anyhow::Result<Offer> {
         let kit = self.kit()?.context("the home has no recovery kit")?;
         let door = self.door_to(friend).await?;
@@ -77,7 +80,7 @@ impl Context {
             as_of: wish.as_of_s,
         };
         // Its own for each: one that is ended in the middle leaves nobody else's cache half written.
-        let cache = self.paths.data.join("restore").join(format!("{service}-{friend}"));
+        let cache = self.paths.data.join("restore").join(format!("{purpose}-{service}-{friend}"));
         std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
         let restic = Restic::find(Settings::new(cache)).await?;
         let snapshots = restic.snapshots(&repository).await;

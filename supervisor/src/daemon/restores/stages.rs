@@ -3,11 +3,15 @@
 use crate::daemon::Context;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thermidor_backup::restic::Measured;
 use thermidor_backup::restore;
 use thermidor_model::reconcile::Device;
 use thermidor_model::restore::{Restore, RestoreStage};
 use thermidor_model::{ServiceName, State, VolumeName};
+
+/// How long a service must have been stopped before its files are exchanged.
+const SETTLED: Duration = Duration::from_millis(700);
 
 /// A volume, and where its files are here.
 struct Place {
@@ -54,7 +58,15 @@ impl Context {
                 Ok(false)
             }
             RestoreStage::Merging => self.merge(state, service, restore).await.map(|()| false),
-            RestoreStage::Swapping | RestoreStage::Undoing => self.swap(state, service, restore.turn).await,
+            RestoreStage::Swapping | RestoreStage::Undoing => {
+                // A start that was under way when the service was held shows itself first.
+                tokio::time::sleep(SETTLED).await;
+                anyhow::ensure!(
+                    self.is_ready(state, service, restore.stage),
+                    "its container has not stopped yet"
+                );
+                self.swap(state, service, restore.turn).await
+            }
             RestoreStage::Cleaning => self.clean_volumes(state, service).await.map(|()| false),
             RestoreStage::Swapped => Ok(true),
         }
@@ -76,7 +88,7 @@ impl Context {
             below = Some(path.to_owned());
         }
         let before = held.then_some(wanted.begun_ms);
-        let offer = self.find_offer(state, service, &wanted.wish, before).await?;
+        let offer = self.find_offer(state, service, &wanted.wish, before, "home").await?;
         tracing::info!(%service, vault = %offer.vault, snapshot = %offer.snapshot.id, "is restored");
         let source = |place: &Place| {
             let path = place.in_snapshot().display().to_string();
@@ -130,11 +142,9 @@ impl Context {
             i64::try_from(wanted.begun_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let label = day.unwrap_or_default().strftime("%Y-%m-%d").to_string();
         for place in self.places(state, service) {
-            let (from, root) =
-                (place.root.join(restore::STAGING).join(place.in_snapshot()), place.root.clone());
-            if !from.is_dir() {
-                continue;
-            }
+            let (restored, root) = (place.in_snapshot(), place.root.clone());
+            // Of several volumes one is meant.
+            let Ok(from) = restore::source(&root, &restored) else { continue };
             let label = label.clone();
             let merged = tokio::task::spawn_blocking(move || restore::merge(&from, &root, &label)).await?;
             let merged = merged.with_context(|| format!("the volume {}", place.volume))?;

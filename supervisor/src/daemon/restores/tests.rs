@@ -12,6 +12,7 @@ use thermidor_backup::home_itself::make_private;
 use thermidor_backup::restic::{Repository, Restic, Settings, Source};
 use thermidor_backup::restore::{BEFORE, STAGING};
 use thermidor_backup::vault::Folder;
+use thermidor_model::backup::{Record, Subject};
 use thermidor_model::command::Why;
 use thermidor_model::friends::{FriendIdentity, PublicKey};
 use thermidor_model::name::HomeName;
@@ -267,7 +268,10 @@ async fn a_recovered_service_takes_what_was_made_before_the_fire() {
     std::fs::remove_file(home.root().join("a")).unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
     // As `recover` leaves it; the fire was now.
-    let (_, recovered) = home.state().recovered(crate::daemon::kit::now_ms(), &recoverer());
+    let mut exported = (*home.state()).clone();
+    let kept = [(alice.name.clone(), Record::default())].into();
+    exported.backups.insert(Subject::Service(mail()), kept);
+    let (_, recovered) = exported.recovered(crate::daemon::kit::now_ms(), &recoverer());
     let restore = recovered.restores[&mail()].clone();
     assert_eq!(restore.stage, RestoreStage::Filling { held: true });
     home.back_up(&alice).await;

@@ -72,7 +72,7 @@ impl Context {
             "{} is not empty: give an empty folder",
             dir.display()
         );
-        let offer = self.find_offer(&state, service, wish, None).await?;
+        let offer = self.find_offer(&state, service, wish, None, "folder").await?;
         let path = wish.path.as_ref().map_or("volumes".to_owned(), |path| format!("volumes/{path}"));
         let measured = offer.measure(&path).await?;
         ensure!(measured.files > 0, "{} of {} has no {path}", offer.snapshot.id, offer.vault);
