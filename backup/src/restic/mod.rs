@@ -137,6 +137,7 @@ impl Restic {
         if let Some(parent) = &source.parent {
             arguments.push(format!("--parent={parent}").into());
         }
+        arguments.extend(crate::restore::OURS.map(|name| format!("--exclude={name}").into()));
         arguments.push(".".into());
         let (mut made, mut unread, mut first, mut last) = (None, 0, None, Progress::default());
         let hear = |text: &str| match said::line(text) {

@@ -23,10 +23,12 @@ pub const BEFORE: &str = ".thermidor-before";
 /// How far an exchange has come.
 const JOURNAL: &str = ".thermidor-swap";
 const JOURNAL_NEW: &str = ".thermidor-swap.new";
+/// What a restore lays into a volume beside its data, which is no data: backups leave it out.
+pub(crate) const OURS: [&str; 4] = [STAGING, BEFORE, JOURNAL, JOURNAL_NEW];
 
 /// Whether an entry of a volume's root is no data of the service's: a backup need not hold it, a restore leaves it alone.
 pub fn is_no_data(name: &OsStr) -> bool {
-    [STAGING, BEFORE, JOURNAL, JOURNAL_NEW, "lost+found"].iter().any(|ours| name == *ours)
+    OURS.iter().chain(&["lost+found"]).any(|ours| name == *ours)
 }
 
 /// Called before each step that changes something. Tests end the process there, so to speak.

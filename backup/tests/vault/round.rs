@@ -91,6 +91,9 @@ async fn a_round_makes_proves_and_signs_and_the_next_one_finds_all_of_it_again()
     assert_eq!((first.made, first.proven, first.by), (Some(NOW - 5), Some(NOW - 5), Some(2)));
     assert_eq!(first.failure, None);
     bob.message(3);
+    let left = bob.mail.join("volumes/mail/.thermidor-before");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("old"), "of before a restore").unwrap();
     let second = bob.back_up(&first, NOW + 1000).await;
     assert_eq!((second.made, second.failure.clone()), (Some(NOW + 995), None));
     assert!(second.head.as_ref().unwrap().number > first.head.as_ref().unwrap().number);
