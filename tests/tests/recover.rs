@@ -54,7 +54,14 @@ fn befriend(home: &Home) -> Result<()> {
     let said = home.type_on("chalet", &["friend", "invite", "--no-wait"])?;
     let code = said.lines().next().context("no code was printed")?.trim().to_owned();
     home.type_on("salon", &["friend", "accept", &code, &address, "--yes"])?;
-    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"]).map(drop)
+    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
+    // The vault reads its friends anew once a second.
+    until(PATIENCE, "alpes to let maison in", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let Ok(all) = asked(home, "salon", &["friend", "ls", "-o", "json"]) else { return Ok(None) };
+        Ok((all["items"][0]["reachable"] == true).then_some(()))
+    })
+    .map_err(Into::into)
 }
 
 #[test]

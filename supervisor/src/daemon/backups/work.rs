@@ -216,11 +216,10 @@ impl With<'_> {
     }
 }
 
-/// Whether a door that stays shut opens by itself: a friend that is away comes back, one that says no is to be asked.
+/// Whether a door that stays shut opens by itself: a friend that is away comes back, one whose person has not confirmed yet
+/// does so in time; one that says no in words, or shows another key, is to be asked.
 fn passes_of(error: &anyhow::Error) -> Passes {
-    let says_no = |failed: &Failed| {
-        matches!(failed, Failed::Stranger | Failed::NotKnown | Failed::Refused(_) | Failed::NoVault(_))
-    };
+    let says_no = |failed: &Failed| matches!(failed, Failed::Stranger | Failed::Refused(_));
     match error.downcast_ref::<DialError>() {
         Some(DialError(all)) if all.iter().any(|(_, failed)| says_no(failed)) => Passes::ByAPerson,
         _ => Passes::ByItself,
@@ -250,7 +249,7 @@ mod tests {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(passes_of(&door(Failed::Unreachable(refused))), Passes::ByItself);
         assert_eq!(passes_of(&door(Failed::Silent(Duration::from_secs(1)))), Passes::ByItself);
-        assert_eq!(passes_of(&door(Failed::NotKnown)), Passes::ByAPerson);
+        assert_eq!(passes_of(&door(Failed::NotKnown)), Passes::ByItself);
         assert_eq!(passes_of(&door(Failed::Stranger)), Passes::ByAPerson);
         assert_eq!(passes_of(&anyhow::anyhow!("the home has no recovery kit")), Passes::ByItself);
     }
