@@ -183,7 +183,7 @@ fn live(home: &Home, sum: &str) -> Result<()> {
     // One file of it, beside the one that differs.
     home.type_on("neuf", &["restore", "notes", "--path", "notes/it"])?;
     is(&changed)?;
-    let beside = in_notes(home, "neuf", "sha256sum < /data/it.restored-*")?;
+    let beside = in_notes(home, "neuf", "cat /data/it.restored-* | sha256sum")?;
     ensure!(sum.starts_with(beside.trim_end_matches(['-', ' '])), "{beside} is not {sum}");
     let dir = home.lab.radiator("neuf")?.dir().join("look");
     home.type_on("neuf", &["restore", "notes", "--to", &dir.to_string_lossy()])?;
