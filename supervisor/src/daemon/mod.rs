@@ -21,6 +21,7 @@ mod serve;
 mod snapshots;
 mod space;
 mod stolen;
+mod trim;
 mod volumes;
 mod worker;
 
@@ -207,6 +208,12 @@ fn handlers(
     };
     handlers.insert("view", Arc::new(view));
     let at = here.clone();
+    let known = here.clone();
+    let trim = move |_, body: Bytes| {
+        let context = known.get().cloned();
+        async move { trim::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("trim", Arc::new(trim));
     let known = here.clone();
     let snapshot = move |_, body: Bytes| {
         let context = known.get().cloned();
