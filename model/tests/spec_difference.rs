@@ -120,7 +120,7 @@ fn a_shrinking_volume_and_a_foreign_home_are_refused_before_they_are_proposed() 
         difference.refusals,
         [
             "this home is chalet, the file declares maison",
-            "volume notes has 6 GiB and can't shrink to 5 GiB: make a new one and copy",
+            "volume notes has 6 GiB and can't shrink to 5 GiB: make one of another name, copy, and remove the old one",
         ]
     );
     assert!(difference.to_string().contains("the kept one is used again, with its data"));

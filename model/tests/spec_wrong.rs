@@ -191,6 +191,7 @@ fn ports_and_volumes() {
     );
     one(&volume("size: 50"), "2:17", &["50 bytes", "for gigabytes write `50g`"]);
     one(&volume("size: 50go"), "2:17", &["must be a size, not `50go`"]);
+    one(&volume("size: 4t"), "2:17", &["is 4 TiB: it must be from 16 MiB to 3.8 TiB"]);
     one(&volume("on_degraded: contineu"), "2:24", &["did you mean `continue`?"]);
     one(&volume("replication: none, replicas: 2"), "2:40", &["counts replicas"]);
     one(&volume("external: true"), "2:21", &["external: true` is refused"]);

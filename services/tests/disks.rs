@@ -1,5 +1,5 @@
 //! Replicas whose disk or way is bad: an image that is truncated or deleted under its process, a replica that stands
-//! still, one far away. Each is said in clear words, and nothing acknowledged is lost. Needs root; says SKIPPED
+//! still, one far away, radiators that reboot again and again. Each is said in clear words, and nothing acknowledged is lost. Needs root; says SKIPPED
 //! otherwise.
 
 #[path = "volume/home.rs"]
@@ -121,6 +121,59 @@ fn a_replica_that_stands_still_is_dropped_after_its_timeout_and_not_waited_for_l
     home.until_in_sync(&[1, 2, 3]);
     home.detach(1).unwrap();
     all_alike(&home, &[1, 2, 3]);
+}
+
+#[test]
+fn radiators_that_reboot_again_and_again_cost_time_and_nothing_else() {
+    if skip("radiators_that_reboot_again_and_again_cost_time_and_nothing_else") {
+        return;
+    }
+    let mut home = Home::new(146, 3, SIZE);
+    let mut mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    let (mut letters, mut longest) = (0, Duration::ZERO);
+    // A standby that never stays up for long enough to be whole.
+    for up_ms in [0, 20, 80, 150, 300, 0, 20, 80] {
+        home.kill(3);
+        longest = longest.max(deliver(&mount, letters..letters + 3));
+        home.start(3);
+        std::thread::sleep(Duration::from_millis(up_ms));
+        longest = longest.max(deliver(&mount, letters + 3..letters + 6));
+        letters += 6;
+    }
+    println!("{letters} letters past a standby that reboots, the longest fsync took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "writers waited {longest:?}");
+    home.until_in_sync(&[1, 2, 3]);
+    // Actives that last for a moment, each of them found again by the one after next.
+    for (active, next) in [(1, 2), (2, 3), (3, 1), (1, 2), (2, 1)] {
+        deliver(&mount, letters..letters + 2);
+        letters += 2;
+        home.kill(active);
+        home.start(active);
+        mount = home.attach(next).unwrap();
+        has_all(&mount, 0..letters);
+        home.until_in_sync(&[1, 2, 3]);
+    }
+    home.detach(1).unwrap();
+    all_alike(&home, &[1, 2, 3]);
+}
+
+#[test]
+fn a_volume_process_is_the_last_to_go_when_memory_is_short_and_no_terminal_ends_it() {
+    if skip("a_volume_process_is_the_last_to_go_when_memory_is_short_and_no_terminal_ends_it") {
+        return;
+    }
+    let home = Home::new(147, 1, SIZE);
+    let pid = home.pid(1).as_raw_nonzero().get();
+    let about = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap();
+    // Machines whose root lacks CAP_SYS_RESOURCE refuse this, and the process says so.
+    let told = home.words().contains("staying when memory is short");
+    assert!(about("oom_score_adj").trim() == "-1000" || told, "{}", home.words());
+    println!("oom_score_adj {}", about("oom_score_adj").trim());
+    // Behind the name in brackets: state, parent, group, session.
+    let stat = about("stat");
+    let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
+    assert_eq!(session, pid.to_string(), "{stat}");
 }
 
 /// Passes connections on, each byte so much later.

@@ -69,6 +69,12 @@ impl RecordHome {
         self.home.apply(&yaml(&self.home.lab.floating().to_string(), services, volumes))
     }
 
+    /// Declares it with another size of its volume, as in YAML.
+    pub fn resize(&self, size: &str) -> Result<()> {
+        let text = yaml(&self.home.lab.floating().to_string(), "", "");
+        self.home.apply(&text.replace("size: 256m", &format!("size: {size}")))
+    }
+
     /// Waits until every radiator is on and in sync and the service runs.
     pub fn healed(&self) -> Result<Status> {
         self.home.wait(HEAL_S, "the home to heal", |s| {

@@ -201,7 +201,10 @@ fn snapshots_are_taken_and_looked_at_from_anywhere(home: &RecordHome, active: &s
     }
     let later: Delivered = writer.stop().unwrap();
     assert!(later.refused.is_empty() && later.acknowledged.len() > 10, "{later:?}");
+    let trimmed = done("volume trim record");
+    assert!(trimmed.contains("given back") && trimmed.contains(active), "{trimmed}");
     for (line, words) in [
+        ("volume trim nope", "thermidor volume ls"),
         ("volume snapshot nope", "thermidor volume ls"),
         ("volume snapshots nope", "thermidor volume ls"),
         ("volume mount-snapshot record own", "thermidor volume snapshots record"),
@@ -211,6 +214,43 @@ fn snapshots_are_taken_and_looked_at_from_anywhere(home: &RecordHome, active: &s
         assert!(code == Some(1) && said.contains(words), "{line}: {said}");
     }
     assert_eq!(refused(here, "volume snapshot record --name ../x").0, Some(2));
+}
+
+/// Whether root may have ext4 resized in use here (CAP_SYS_RESOURCE); else its images alone grow.
+fn may_resize() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let may = u64::from_str_radix(bits.trim(), 16).unwrap() & 1 << 24 != 0;
+    if !may {
+        println!("SKIPPED here: the file system's own growth, for root lacks CAP_SYS_RESOURCE");
+    }
+    may
+}
+
+fn a_volume_grows_under_its_service_when_more_is_declared(home: &RecordHome, active: &str) {
+    let writer = home.writer(&home.to(), "growing").unwrap();
+    home.resize("512m").unwrap();
+    let number = |name: &str, tool: &str, arguments: &[&str]| {
+        let said = home.radiator(name).unwrap().run(tool, arguments)?;
+        Ok::<u64, anyhow::Error>(said.split_whitespace().next_back().unwrap_or_default().parse()?)
+    };
+    let folder = |name: &str| home.radiator(name).unwrap().dir().join("data/volumes").join(SERVICE);
+    until(Duration::from_secs(20), "the volume to grow everywhere", || {
+        let mount = folder(active).join("mnt").display().to_string();
+        let mut grown = !may_resize()
+            || number(active, "df", &["-B1048576", "--output=size", &mount]).is_ok_and(|mib| mib > 435);
+        for name in RADIATORS {
+            let image = folder(name).join("image").display().to_string();
+            grown &= number(name, "stat", &["-c", "%s", &image]).is_ok_and(|bytes| bytes == 513 << 20);
+        }
+        Ok(grown.then_some(()))
+    })
+    .unwrap();
+    let refused = format!("{:#}", home.resize("256m").unwrap_err());
+    assert!(refused.contains("can't shrink to 256 MiB: make one of another name"), "{refused}");
+    let later: Delivered = writer.stop().unwrap();
+    assert!(later.refused.is_empty() && later.acknowledged.len() > 10, "{later:?}");
+    home.healed().unwrap();
 }
 
 fn followers_hear_what_comes_wherever_they_sit(home: &RecordHome, active: &str) {
@@ -240,6 +280,7 @@ fn every_verb_does_what_it_says() {
     what_needs_no_home_is_there(&home);
     refusals_have_their_code_and_name_the_next_command(&home);
     snapshots_are_taken_and_looked_at_from_anywhere(&home, &active);
+    a_volume_grows_under_its_service_when_more_is_declared(&home, &active);
     followers_hear_what_comes_wherever_they_sit(&home, &active);
     home.healed().unwrap();
 

@@ -41,7 +41,7 @@ impl State {
             }
             if wanted.size_bytes < have.size_bytes {
                 return invalid(format!(
-                    "volume {name} has {} bytes and can't shrink to {}",
+                    "volume {name} has {} bytes and can't shrink to {}: make one of another name, copy, and remove the old one",
                     have.size_bytes, wanted.size_bytes
                 ));
             }

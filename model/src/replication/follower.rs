@@ -33,6 +33,11 @@ pub enum FollowerEvent {
         /// BLAKE3 of each extent asked for.
         hashes: Vec<(u64, [u8; 32])>,
     },
+    /// The disk has room for an image of that size, or had when it was looked at.
+    Room {
+        /// Of the device, bytes.
+        size_bytes: u64,
+    },
     /// Time has passed.
     Tick,
 }
@@ -110,6 +115,8 @@ pub struct Follower {
     session: Option<Session>,
     /// The header on disk holds a position of the session's epoch.
     positioned: bool,
+    /// The image may become so long, bytes.
+    room_bytes: u64,
     out: Vec<FollowerEffect>,
 }
 
@@ -126,6 +133,7 @@ impl Follower {
             rules,
             session: None,
             positioned: false,
+            room_bytes: 0,
             out: Vec::new(),
         }
     }
@@ -173,6 +181,7 @@ impl Follower {
             FollowerEvent::Local(LocalEvent::Failed { error }) => self.fail(error),
             FollowerEvent::Local(event) => self.answered(&event),
             FollowerEvent::Hashed { session, hashes } => self.send(session, Frame::Hashes { hashes }),
+            FollowerEvent::Room { size_bytes } => self.room_bytes = size_bytes,
             FollowerEvent::Tick => {}
         }
         self.pump();
@@ -216,8 +225,11 @@ impl Follower {
                     "this is replica {} of {}, not {replica} of {volume}",
                     header.replica, header.volume
                 ))
-            } else if size_bytes != header.size_bytes {
-                Some(format!("the image has {} bytes, not {size_bytes}", header.size_bytes))
+            } else if size_bytes > header.size_bytes.max(self.room_bytes) {
+                Some(self.too_short(size_bytes))
+            } else if size_bytes < header.size_bytes && epoch == header.promised {
+                // a device does not become shorter within an epoch
+                Some(format!("the device had {} bytes already, not {size_bytes}", header.size_bytes))
             } else {
                 None
             };
@@ -231,10 +243,11 @@ impl Follower {
             };
             return match why {
                 Some(why) => self.refuse(session, why),
-                None => self.hello(session, epoch),
+                None => self.hello(session, epoch, size_bytes),
             };
         }
         match &self.session {
+            Some(s) if s.id == session && matches!(frame, Frame::Grow { .. }) => self.grow(session, &frame),
             Some(s) if s.id == session && s.presented => self.stream(handle, frame),
             Some(s) if s.id == session => self.refuse(session, Refusal::Unexpected(kind(&frame).into())),
             _ if !self.rules.refuse_old_epoch => self.stream_unasked(handle, &frame),
@@ -242,7 +255,24 @@ impl Follower {
         }
     }
 
-    fn hello(&mut self, id: u64, epoch: u64) {
+    fn too_short(&self, size_bytes: u64) -> String {
+        let has = self.local.header.size_bytes;
+        format!("the image has {has} bytes and can't become as long as the device, {size_bytes}")
+    }
+
+    /// The image becomes as long as the device, before anything that comes after this is stored.
+    fn grow(&mut self, session: u64, frame: &Frame) {
+        let Frame::Grow { size_bytes } = *frame else { return };
+        let has = self.local.header.size_bytes;
+        if size_bytes > has.max(self.room_bytes) {
+            return self.refuse(session, Refusal::Foreign(self.too_short(size_bytes)));
+        }
+        if size_bytes > has {
+            self.local.resize(size_bytes);
+        }
+    }
+
+    fn hello(&mut self, id: u64, epoch: u64, size_bytes: u64) {
         if let Some(old) = self.session.take() {
             self.out.push(FollowerEffect::Close { session: old.id, why: None });
         }
@@ -251,6 +281,12 @@ impl Follower {
             self.local.header.promised = epoch;
             self.local.begin_epoch();
             self.local.save_header();
+        }
+        // A shorter device is that of a new epoch: what lies beyond its end no flush of an earlier one has covered.
+        if size_bytes != self.local.header.size_bytes
+            && (size_bytes > self.local.header.size_bytes || self.rules.cut_beyond)
+        {
+            self.local.resize(size_bytes);
         }
         self.positioned = false;
         self.session = Some(Session {
@@ -449,5 +485,6 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Fetch { .. } => "Fetch",
         Frame::Extent { .. } => "Extent",
         Frame::Progress(_) => "Progress",
+        Frame::Grow { .. } => "Grow",
     }
 }

@@ -10,6 +10,9 @@ use std::ops::RangeInclusive;
 /// large enough that the marks of a 1 TiB volume fit into 128 KiB of bits.
 pub const EXTENT_BYTES: u64 = 1 << 20;
 
+/// The largest device whose marks and map fit before the data of an image, bytes (3.75 TiB).
+pub const SIZE_MAX_BYTES: u64 = 3840 << 30;
+
 /// Version of [`Frame`] and [`ImageHeader`].
 pub const WIRE_VERSION: u32 = 2;
 
@@ -282,6 +285,11 @@ pub enum Frame {
     },
     /// Active to replica: how far the examination of the volume is.
     Progress(Record),
+    /// Active to replica: the device is longer from here on. Whose image can't become so refuses it.
+    Grow {
+        /// Its new size, bytes.
+        size_bytes: u64,
+    },
 }
 
 impl Frame {

@@ -156,6 +156,8 @@ pub(super) struct Local {
     sweep: bool,
     save: bool,
     saving: bool,
+    /// The next header is of a shorter device.
+    shrink: bool,
     written: Option<(u64, u64)>,
 }
 
@@ -185,6 +187,7 @@ impl Local {
             sweep: false,
             save: false,
             saving: false,
+            shrink: false,
             written: None,
         }
     }
@@ -223,6 +226,19 @@ impl Local {
     pub fn map(&self) -> impl Iterator<Item = u64> + '_ {
         let under_way = self.marking.iter().flat_map(|m| m.notes.keys()).chain(self.to_note.keys());
         self.noted.keys().chain(under_way).copied()
+    }
+
+    /// The device has another size from now on; no store is begun before that is durable. What a shorter one
+    /// does not have any more has neither mark nor note.
+    pub fn resize(&mut self, size_bytes: u64) {
+        self.shrink = size_bytes < self.header.size_bytes;
+        self.header.size_bytes = size_bytes;
+        let extents = size_bytes.div_ceil(EXTENT_BYTES);
+        let known = [&mut self.marked, &mut self.noted, &mut self.to_mark, &mut self.to_note];
+        let under_way = self.marking.iter_mut().flat_map(|m| [&mut m.marks, &mut m.notes]);
+        known.into_iter().chain(under_way).for_each(|of| of.retain(|extent, _| *extent < extents));
+        self.adopted.retain(|extent| *extent < extents);
+        self.save_header();
     }
 
     /// Numbers begin anew: what is known of those before is forgotten.
@@ -374,8 +390,10 @@ impl Local {
     pub fn pump(&mut self, out: &mut Vec<LocalEffect>) {
         // before any mark: whoever breaks a seal later breaks this one
         out.extend(self.seals.drain(..).map(|(extent, hash)| LocalEffect::Seal { extent, hash }));
-        if self.save && !self.saving {
-            self.save = false;
+        // what lies beyond the new end of a shorter device is over before that is
+        let over = self.outstanding.is_empty() && self.examining.is_empty();
+        if self.save && !self.saving && (over || !self.shrink) {
+            (self.save, self.shrink) = (false, false);
             self.saving = true;
             self.written = Some((self.header.epoch, self.header.durable_seq));
             let note = std::mem::take(&mut self.adopted);

@@ -29,7 +29,11 @@
 //! 7. Who is to be examined for bit rot is told [`Event::Scrub`] once, after the start. A [`Frame::Extent`] carries
 //!    its bytes as a `Copy` does; the active's shell brings them as [`Event::Fetched`] and keeps them like a
 //!    request's payload.
-//! 8. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
+//! 8. `SaveHeader` makes the image as long as the header says, before it is answered; what is new is zero, whatever
+//!    the file held beyond its end. Before a replica's shell brings a `Hello` or `Grow` of a longer device it says
+//!    with [`FollowerEvent::Room`] whether the image can become so; the active's shell looks before
+//!    [`Event::Grow`].
+//! 9. To change roles, wait for `is_idle`, then take `into_image` and start the other machine from it.
 //!
 //! ```text
 //! Active::start(me: NodeId, volume: &VolumeName, config: &Volume, image: Image, lease_until_ms: u64,
@@ -52,7 +56,9 @@ pub mod scrub;
 
 pub use active::{Active, Answer, CannotServe, DeviceOp, Effect, Event, Fetched, Grade, Progress};
 pub use follower::{Follower, FollowerEffect, FollowerEvent};
-pub use frame::{EXTENT_BYTES, Extents, Frame, Image, ImageHeader, Op, OpKind, Refusal, WIRE_VERSION};
+pub use frame::{
+    EXTENT_BYTES, Extents, Frame, Image, ImageHeader, Op, OpKind, Refusal, SIZE_MAX_BYTES, WIRE_VERSION,
+};
 pub use local::{LocalEffect, LocalEvent};
 
 /// Bounds of the protocol. Every queue and wait has its bound here.
@@ -132,6 +138,8 @@ pub struct Rules {
     pub look_in_order: bool,
     /// No write to an extent is begun while it is repaired.
     pub hold_repaired: bool,
+    /// At a new epoch a replica lets go of what it holds beyond the end of the active's device.
+    pub cut_beyond: bool,
 }
 
 impl Default for Rules {
@@ -150,6 +158,7 @@ impl Default for Rules {
             note_for_all: true,
             look_in_order: true,
             hold_repaired: true,
+            cut_beyond: true,
         }
     }
 }

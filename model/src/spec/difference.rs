@@ -347,7 +347,7 @@ fn volumes(old: Option<&HomeSpec>, new: &HomeSpec, state: &State, out: &mut Diff
             && volume.size_bytes < have.size_bytes
         {
             out.refusals.push(format!(
-                "volume {name} has {} and can't shrink to {}: make a new one and copy",
+                "volume {name} has {} and can't shrink to {}: make one of another name, copy, and remove the old one",
                 size_text(have.size_bytes),
                 size_text(volume.size_bytes)
             ));

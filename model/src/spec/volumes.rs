@@ -6,6 +6,7 @@ use super::service::choice;
 use super::tree::{Key, Node, Value};
 use super::{MountSpec, OnDegraded, VolumeDriver, VolumeSpec, compose};
 use crate::name::VolumeName;
+use crate::replication::SIZE_MAX_BYTES;
 use std::path::{Component, Path};
 
 /// A volume's size unless said, bytes.
@@ -13,9 +14,6 @@ const SIZE_DEFAULT_BYTES: u64 = 10 << 30;
 
 /// Smallest volume, bytes: below, ext4 has no room for its journal.
 const SIZE_MIN_BYTES: u64 = 16 << 20;
-
-/// Largest volume, bytes.
-const SIZE_MAX_BYTES: u64 = 64 << 40;
 
 /// Reads a service's `volumes:`. A recipe knows where its only volume belongs.
 pub(super) fn read_mounts(

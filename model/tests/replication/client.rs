@@ -22,6 +22,7 @@ enum Asked {
 
 #[derive(Debug, Clone, Hash)]
 pub struct Client {
+    /// Of the device as it is now.
     blocks: usize,
     /// What the device said a block holds; changes when a write is answered.
     holds: Vec<u64>,
@@ -38,10 +39,15 @@ pub struct Client {
 
 impl Client {
     pub fn new(blocks: usize) -> Self {
+        Self::of_a_growing_device(blocks, blocks)
+    }
+
+    /// Of a device that may become so long.
+    pub fn of_a_growing_device(blocks: usize, most: usize) -> Self {
         Self {
             blocks,
-            holds: vec![0; blocks],
-            may_hold: vec![vec![(0, 0)]; blocks],
+            holds: vec![0; most],
+            may_hold: vec![vec![(0, 0)]; most],
             asked: BTreeMap::new(),
             next_request: 1,
             next_tag: 1,
@@ -54,7 +60,7 @@ impl Client {
     pub fn attach(&mut self, node: NodeId, epoch: u64, read: impl Fn(usize) -> u64) -> Result<(), String> {
         self.at = Some((node, epoch));
         self.asked.clear();
-        for block in 0..self.blocks {
+        for block in 0..self.holds.len() {
             let found = read(block);
             if !self.allows(block, found) {
                 return Err(format!(
@@ -65,6 +71,11 @@ impl Client {
             self.holds[block] = found;
         }
         Ok(())
+    }
+
+    /// The device is so long from now on. Where it ends what was there is zero: that was seen when it was attached.
+    pub fn resized(&mut self, blocks: usize) {
+        self.blocks = blocks;
     }
 
     /// What is there is all there is.

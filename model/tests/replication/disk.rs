@@ -62,18 +62,28 @@ impl Disk {
         Image { header: self.header.clone(), marked: self.marked.clone(), noted: self.noted.clone() }
     }
 
+    /// How many blocks the device has; what the file holds beyond them is not seen.
+    fn count(&self) -> usize {
+        (self.header.size_bytes / BLOCK) as usize
+    }
+
     pub fn read(&self, block: usize) -> u64 {
+        if block >= self.count() {
+            return 0;
+        }
         self.cached[block].last().copied().unwrap_or(self.stable[block])
     }
 
     /// Everything that a crash could leave in a block.
     pub fn could_be(&self, block: usize) -> impl Iterator<Item = u64> + '_ {
-        self.cached[block].iter().copied().chain([self.stable[block]])
+        let inside = block < self.count();
+        let cached = if inside { &self.cached[block][..] } else { &[] };
+        cached.iter().copied().chain([if inside { self.stable[block] } else { 0 }])
     }
 
     pub fn extent(&self, extent: u64) -> Vec<u64> {
         let first = (extent * EXTENT_BYTES / BLOCK) as usize;
-        (first..(first + 4).min(self.stable.len())).map(|b| self.read(b)).collect()
+        (first..(first + 4).min(self.count())).map(|b| self.read(b)).collect()
     }
 
     /// A hash that keeps everything.
@@ -107,11 +117,15 @@ impl Disk {
             }
             Job::Sync { header, seen, .. } => {
                 for (block, seen) in seen.iter().enumerate().filter(|(_, seen)| **seen > 0) {
+                    // of a device that was longer
+                    if self.cached.get(block).is_none_or(|cached| cached.len() < *seen) {
+                        continue;
+                    }
                     self.stable[block] = self.cached[block][seen - 1];
                     self.cached[block].drain(..seen);
                 }
                 if let Some(header) = header {
-                    self.header = header.clone();
+                    self.note(header);
                 }
             }
             Job::Mark { mark, unmark, note, forget } => {
@@ -141,11 +155,30 @@ impl Disk {
         [self, other].iter().any(|disk| disk.noted.contains(&extent) || disk.marked.contains(&extent))
     }
 
+    /// A position; the size is as it was saved.
+    fn note(&mut self, header: &ImageHeader) {
+        self.save(&ImageHeader { size_bytes: self.header.size_bytes, ..header.clone() });
+    }
+
     fn save(&mut self, header: &ImageHeader) {
         if header.torn {
             self.seals.clear();
         }
+        self.resize(header.size_bytes);
         self.header = header.clone();
+    }
+
+    /// The device has that size, durably. What is new is zero, whatever lay there when the device was longer once.
+    pub fn resize(&mut self, size_bytes: u64) {
+        if size_bytes > self.header.size_bytes {
+            let (had, count) = (self.count(), (size_bytes / BLOCK) as usize);
+            self.stable.truncate(had);
+            self.cached.truncate(had);
+            self.stable.resize(count, 0);
+            self.cached.resize(count, vec![]);
+            self.seals.retain(|extent, _| extent * EXTENT_BYTES < had as u64 * BLOCK);
+        }
+        self.header.size_bytes = size_bytes;
     }
 
     /// Seals an extent: in order with marks and headers, so at once.
@@ -166,7 +199,7 @@ impl Disk {
 
     /// A block that lies on the platter only turns into something else; gives what it was.
     pub fn rot(&mut self, block: usize, tag: u64) -> Option<u64> {
-        let on_platter = self.cached[block].is_empty();
+        let on_platter = block < self.count() && self.cached[block].is_empty();
         on_platter.then(|| std::mem::replace(&mut self.stable[block], tag))
     }
 
@@ -182,7 +215,7 @@ impl Disk {
                     }
                 }
                 Job::Sync { header: Some(header), .. } if dice.permille(500) => {
-                    self.save(&header);
+                    self.note(&header);
                 }
                 Job::Save { header, note } => {
                     let most = note.len();

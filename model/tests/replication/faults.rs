@@ -211,6 +211,7 @@ impl World {
         let until = self.now_us + self.dice.range(5, long) * MS;
         let volume = self.raft.volume().clone();
         self.rot_something(id);
+        self.grow_something(id);
         match self.dice.range(0, 20) {
             0..=3 => self.crash(id, true, long),
             4 => self.crash(id, false, long),
@@ -283,6 +284,7 @@ impl World {
         for id in nodes {
             let node = self.node(id);
             (node.isolated_until, node.frozen_until, node.slow_until) = (0, 0, 0);
+            node.short_until = 0;
             self.after(0, 20, Happening::Start { node: id });
         }
         self.announce();
@@ -391,6 +393,9 @@ impl World {
         let Some(truth) = &self.nodes[&active].disk else { return "no disk".into() };
         for id in &replicas {
             let Some(disk) = &self.nodes[id].disk else { return format!("{id} has no disk") };
+            if disk.header.size_bytes != volume.size_bytes {
+                return format!("{id} has {} bytes, not {}", disk.header.size_bytes, volume.size_bytes);
+            }
             for extent in 0..self.size_bytes.div_ceil(thermidor_model::replication::EXTENT_BYTES) {
                 if disk.extent(extent) != truth.extent(extent) && !self.is_told(active, extent) {
                     return format!("extent {extent} differs on {id} from the active's on {active}");

@@ -1,6 +1,6 @@
 //! The processes on each radiator: which machine runs, and its effects on its disk.
 
-use crate::disk::{Disk, Job, blocks};
+use crate::disk::{BLOCK, Disk, Job, blocks};
 use crate::world::{Happening, LIMITS, MS, Machine, World};
 use std::rc::Rc;
 use thermidor_model::NodeId;
@@ -25,7 +25,7 @@ impl World {
 
     /// What the applied state wants of a radiator that has no machine, or an idle one.
     pub fn renew_machine(&mut self, id: NodeId) {
-        let (rules, now_ms, size_bytes) = (self.rules, self.now_us / MS, self.size_bytes);
+        let (rules, now_ms) = (self.rules, self.now_us / MS);
         let now_us = self.now_us;
         let node = self.node(id);
         if matches!(&node.machine, Machine::Active(_) if !node.fenced) {
@@ -61,12 +61,12 @@ impl World {
         };
         let node = self.node(id);
         if node.disk.as_ref().is_none_or(|disk| disk.header.replica != replica) {
-            node.disk = Some(Disk::new(ImageHeader::new(box_volume(), replica, size_bytes)));
+            node.disk = Some(Disk::new(ImageHeader::new(box_volume(), replica, view.size_bytes)));
             image = None;
         }
         let Some(disk) = &node.disk else { return };
         // a live process knows what it wrote; a fresh one reads the disk
-        let image: Image = image.unwrap_or_else(|| disk.image());
+        let mut image: Image = image.unwrap_or_else(|| disk.image());
         node.fenced = false;
         node.attached = false;
         node.life += 1;
@@ -75,6 +75,7 @@ impl World {
         node.requests.clear();
         let (life, until_ms) = (node.life, node.lease.1 / MS);
         if view.active == Some(id) && leased {
+            self.lengthen(id, &mut image);
             let started =
                 Active::with_rules(id, &box_volume(), &view, image.clone(), until_ms, LIMITS, rules, now_ms);
             match started {
@@ -116,6 +117,7 @@ impl World {
         self.renew_lease(id);
         self.tell_active(id, Event::Tick);
         self.renew_machine(id);
+        self.grow_device(id);
         let active = matches!(&self.nodes[&id].machine, Machine::Active(a) if a.serving(self.now_us / MS));
         let started =
             active && self.nodes[&id].disk.as_ref().is_some_and(|d| d.header.promised == self.epoch_of(id));
@@ -123,6 +125,7 @@ impl World {
             self.node(id).attached = true;
             let epoch = self.epoch_of(id);
             let disk = self.nodes[&id].disk.as_ref().unwrap();
+            self.client.resized((disk.header.size_bytes / BLOCK) as usize);
             let rot = &self.rot;
             if let Err(broken) = self.client.attach(id, epoch, |block| rot.was(disk.read(block))) {
                 self.violate(broken);
@@ -263,6 +266,12 @@ impl World {
 
     pub fn job(&mut self, id: NodeId, job: Job) {
         let token = self.count();
+        if let (Job::Store { op, .. }, Some(disk)) = (&job, &self.nodes[&id].disk)
+            && op.offset + op.len > disk.header.size_bytes
+        {
+            let has = disk.header.size_bytes;
+            return self.violate(format!("{id} is to store {op:?}, and its image has {has} bytes"));
+        }
         let (now, low, high) = match &job {
             Job::Store { .. } => (self.now_us, 20, 800),
             Job::Sync { .. } => (self.now_us, 200, 8000),

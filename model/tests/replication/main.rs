@@ -7,6 +7,8 @@ mod bench;
 mod client;
 mod disk;
 mod faults;
+mod growing;
+mod growth;
 mod homes;
 mod machines;
 mod map;

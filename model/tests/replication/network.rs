@@ -50,10 +50,11 @@ impl World {
         if self.nodes[&id].life != life {
             packet = None;
         }
-        if let Some((Frame::Copy { extent, hole, .. } | Frame::Extent { extent, hole, .. }, payload)) =
+        if let Some((Frame::Copy { extent, len, hole, .. } | Frame::Extent { extent, len, hole }, payload)) =
             &mut packet
         {
             *payload = self.nodes[&id].disk.as_ref().map(|d| d.extent(*extent)).unwrap_or_default();
+            payload.resize((*len / BLOCK) as usize, 0);
             *hole = payload.iter().all(|tag| *tag == 0);
         }
         if let Some((Frame::Copy { .. }, payload)) = &packet {
@@ -82,6 +83,7 @@ impl World {
             _ if !alive => {}
             None => self.ended(session, way, to, from),
             Some((frame, payload)) if way == 0 => {
+                self.look_for_room(to, &frame);
                 let node = self.node(to);
                 node.next_handle += 1;
                 let handle = node.next_handle;
@@ -128,6 +130,7 @@ impl World {
         if self.epoch_of(id) != epoch || self.nodes[&id].frozen_until > self.now_us {
             return;
         }
+        self.see_size(id);
         let block = (self.dice.next() % (self.size_bytes / BLOCK)) as usize;
         if matches!(&self.nodes[&id].machine, Machine::Active(a) if a.serving(self.now_us / MS)) {
             let found = self.nodes[&id].disk.as_ref().map_or(0, |d| d.read(block));

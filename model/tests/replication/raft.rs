@@ -42,6 +42,12 @@ impl Raft {
         outcome
     }
 
+    /// The home wants the volume to be so long.
+    pub fn grow(&mut self, size_bytes: u64) {
+        let declared = declare(&self.state, spec(size_bytes));
+        self.must(declared);
+    }
+
     pub fn add_replica(&mut self, node: NodeId) {
         self.next_id += 1;
         let (set_was, id) = (self.volume().set_version, ReplicaId(self.next_id));

@@ -162,6 +162,11 @@ fn without_looking_in_the_streams_order_it_is_noticed() {
 }
 
 #[test]
+fn without_letting_go_of_what_is_beyond_the_actives_end_it_is_noticed() {
+    noticed(Rules { cut_beyond: false, ..Rules::default() }, 4000);
+}
+
+#[test]
 fn without_holding_what_is_repaired_it_is_noticed() {
     noticed(Rules { hold_repaired: false, ..Rules::default() }, 4000);
 }

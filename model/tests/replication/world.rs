@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use thermidor_model::NodeId;
 use thermidor_model::command::Command;
-use thermidor_model::replication::{Active, Answer, Event, Follower, Frame, Limits, Rules};
+use thermidor_model::replication::{Active, Answer, EXTENT_BYTES, Event, Follower, Frame, Limits, Rules};
 use thermidor_model::state::Volume;
 
 pub const MS: u64 = 1000;
@@ -58,6 +58,8 @@ pub struct Node {
     /// The process is to run.
     pub up: bool,
     pub attached: bool,
+    /// Its disk has no room for a longer image until then.
+    pub short_until: u64,
 }
 
 pub type Packet = Option<(Frame, Vec<u64>)>;
@@ -106,6 +108,7 @@ pub struct World {
     pub calm: bool,
     pub disk_errors: u64,
     pub takeovers: u64,
+    /// Of the largest device that there will be.
     pub size_bytes: u64,
     pub rules: Rules,
     pub rot: Rot,
@@ -132,7 +135,10 @@ impl World {
         let extents = dice.range(4, 9);
         let size_bytes = extents * 4 * BLOCK - dice.range(0, 2) * BLOCK;
         let raft = Raft::new(radiators, replicas, size_bytes);
-        let client = Client::new((size_bytes / BLOCK) as usize);
+        let most_bytes =
+            if seed % 4 == 1 || seed % 8 == 7 { size_bytes + 3 * EXTENT_BYTES } else { size_bytes };
+        let blocks = |bytes: u64| (bytes / BLOCK) as usize;
+        let client = Client::of_a_growing_device(blocks(size_bytes), blocks(most_bytes));
         let mut world = Self {
             faults_until_us: dice.range(300, 1500) * MS,
             dice,
@@ -144,7 +150,7 @@ impl World {
             calm: false,
             disk_errors: 0,
             takeovers: 0,
-            size_bytes,
+            size_bytes: most_bytes,
             rules,
             rot: Rot::new(seed % 4 == 3),
             connections: BTreeMap::new(),
@@ -293,6 +299,7 @@ impl Node {
             fenced: false,
             up: true,
             attached: false,
+            short_until: 0,
         }
     }
 }

@@ -127,7 +127,6 @@ pub struct Active {
     unanswered: Arc<Unanswered>,
     view: Arc<Mutex<View>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    size_bytes: u64,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -190,7 +189,6 @@ impl Active {
     pub fn start(disk: Arc<Disk>, setting: Setting) -> Result<Result<Self, CannotServe>, io::Error> {
         let (queue, arrivals) = sync_channel(QUEUE_MAX);
         let state = disk.image().state();
-        let size_bytes = disk.image().size_bytes();
         let now = boottime_ns() / 1_000_000;
         let Setting { node, volume, record, right, propose, limits, pace, runtime } = setting;
         let started =
@@ -207,7 +205,6 @@ impl Active {
             unanswered: Arc::default(),
             view: Arc::default(),
             thread: Mutex::new(None),
-            size_bytes,
         };
         let owner = Owner {
             machine,
@@ -233,9 +230,9 @@ impl Active {
         Ok(Ok(active))
     }
 
-    /// Size of the device, bytes.
+    /// Size of the device, bytes: the image's, which grows only after the machine has learnt of it.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.disk.image().size_bytes()
     }
 
     /// Where arrivals go. Sending fails once the role has ended.
@@ -275,15 +272,22 @@ impl Active {
         self.change(Op { kind: OpKind::Write, offset, len: data.len() as u64 }, data, done);
     }
 
-    /// Makes a range zero and gives its space back.
+    /// Makes a range zero and gives its space back. Of what is a hole already nobody needs to hear: a trim of a
+    /// large empty volume is nothing.
     pub fn punch(&self, offset: u64, length: u64, done: Done) {
+        let (offset, length) = match self.disk.image().data_in(offset, length) {
+            Ok(None) if self.serves() => return done(Ok(())),
+            Ok(Some(from)) => (from, offset + length - from),
+            // Refused or failed below, as any other request.
+            Ok(None) | Err(_) => (offset, length),
+        };
         self.change(Op { kind: OpKind::Discard, offset, len: length }, &[], done);
     }
 
     fn change(&self, op: Op, data: &[u8], done: Done) {
         match op.offset.checked_add(op.len) {
-            Some(end) if end <= self.size_bytes && op.len > 0 => {}
-            Some(end) if end <= self.size_bytes => return done(Ok(())),
+            Some(end) if end <= self.size_bytes() && op.len > 0 => {}
+            Some(end) if end <= self.size_bytes() => return done(Ok(())),
             _ => return done(Err(Fault::Refused)),
         }
         let room = self.unanswered.take(data.len());

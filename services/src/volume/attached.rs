@@ -3,6 +3,7 @@
 
 use super::active::Active;
 use super::device::{self, DeviceError, Places, is_formatted};
+use super::growth::Grower;
 use super::watchdog::{BEAT, Watch, Watchdog};
 use super::{export, mounts};
 use fuser::BackgroundSession;
@@ -173,6 +174,12 @@ impl Attached {
     pub fn cutter(&self) -> impl Fn(&str) + Send + Sync + 'static {
         let (active, places, minor) = (self.active.clone(), self.places.clone(), self.minor);
         move |why| cut(&active, &places, minor, why)
+    }
+
+    /// For making the device longer while it is in use, from elsewhere.
+    pub fn grower(&self) -> Option<Grower> {
+        let notifier = self.export.as_ref()?.notifier();
+        Some(Grower { active: self.active.clone(), places: self.places.clone(), notifier })
     }
 
     /// The way for a failed device: cut it, and take everything away.

@@ -24,6 +24,9 @@ const QUICK: Duration = Duration::from_secs(3);
 /// For attaching (journal replay, the first file system) and detaching (writing everything back).
 const SLOW: Duration = Duration::from_secs(60);
 
+/// For giving blocks back: it goes over the whole file system.
+const TRIM: Duration = Duration::from_secs(600);
+
 /// How long a process keeps whoever awaits a change waiting.
 pub const AWAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -48,6 +51,8 @@ pub enum Request {
     Status,
     /// What it does, once it does something else than this; after [`AWAIT_MAX`] at the latest.
     Await(Status),
+    /// Give blocks back that the mounted file system does not use: [`Reply::Trimmed`].
+    Trim,
     /// Take a snapshot of this replica: [`Reply::Snapshots`] of one.
     TakeSnapshot(SnapshotName),
     /// All snapshots of this replica.
@@ -89,6 +94,11 @@ pub enum Reply {
     },
     /// What it does.
     Status(Status),
+    /// So many bytes of the file system are in no use.
+    Trimmed {
+        /// As `fstrim` counts them.
+        bytes: u64,
+    },
     /// These snapshots.
     Snapshots(Vec<SnapshotView>),
     /// The replicas are being compared.
@@ -160,6 +170,9 @@ pub struct Status {
     /// On the active: how far the search for bit rot is, and what it found.
     #[serde(default)]
     pub examination: Option<Record>,
+    /// Why the image here is shorter than the volume is to be.
+    #[serde(default)]
+    pub short: Option<String>,
 }
 
 /// A replica as the active sees it.
@@ -182,8 +195,10 @@ impl Status {
         let views = |status: &Self| {
             status.replicas.iter().map(|(node, r)| (*node, r.connected, r.counted)).collect::<Vec<_>>()
         };
-        let words =
-            |s: &Self| (s.pid, s.state.clone(), s.epoch, s.mounted.clone(), s.set_version, s.fenced.clone());
+        let words = |s: &Self| {
+            let words = (s.fenced.clone(), s.short.clone());
+            (s.pid, s.state.clone(), s.epoch, s.mounted.clone(), s.set_version, words)
+        };
         let found = |s: &Self| {
             s.examination.as_ref().map(|e| (e.pass, e.running, e.asked, e.repaired_ever, e.open.clone()))
         };
@@ -328,6 +343,14 @@ impl VolumeControl {
     pub async fn check(&self) -> Result<u64, ControlError> {
         match self.ask(&Request::Check, SLOW).await? {
             Reply::Checking { pass } => Ok(pass),
+            other => Err(self.senseless(&other)),
+        }
+    }
+
+    /// Gives blocks back that the mounted file system does not use; answers how many bytes those are.
+    pub async fn trim(&self) -> Result<u64, ControlError> {
+        match self.ask(&Request::Trim, TRIM).await? {
+            Reply::Trimmed { bytes } => Ok(bytes),
             other => Err(self.senseless(&other)),
         }
     }

@@ -51,7 +51,7 @@ pub enum DeviceError {
     Held(PathBuf),
 }
 
-fn step<'a>(step: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DeviceError + 'a {
+pub(super) fn step<'a>(step: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DeviceError + 'a {
     move |source| DeviceError::Step { step, path: path.into(), source }
 }
 
@@ -244,18 +244,22 @@ fn make_file_system(device: &Path, size_bytes: u64) -> Result<(), DeviceError> {
     tool("mkfs.ext4", fixed.iter().map(OsStr::new).chain([device.as_os_str()])).map(|_| ())
 }
 
+/// Where the tools are looked for.
+pub(super) fn tool_path() -> String {
+    match std::env::var("PATH") {
+        Ok(path) => format!("{path}:/usr/sbin:/sbin"),
+        Err(_) => "/usr/sbin:/sbin:/usr/bin:/bin".to_string(),
+    }
+}
+
 /// Runs a tool of the system and answers its output.
-fn tool<'a>(
+pub(super) fn tool<'a>(
     name: &'static str,
     arguments: impl IntoIterator<Item = &'a OsStr>,
 ) -> Result<String, DeviceError> {
-    let path = match std::env::var("PATH") {
-        Ok(path) => format!("{path}:/usr/sbin:/sbin"),
-        Err(_) => "/usr/sbin:/sbin:/usr/bin:/bin".to_string(),
-    };
     let done = Command::new(name)
         .args(arguments)
-        .env("PATH", path)
+        .env("PATH", tool_path())
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()

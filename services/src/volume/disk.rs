@@ -158,12 +158,7 @@ impl Disk {
                         if header.torn {
                             image.unseal()?;
                         }
-                        image.update(|h| {
-                            if header.failed && h.words.is_empty() {
-                                h.words.clone_from(&words);
-                            }
-                            h.image = header.clone();
-                        })
+                        image.save(&header, &words)
                     };
                     let done = image.chart(&note, &[]).and_then(|()| writer(image, &mut save));
                     answer(finish(done, LocalEvent::HeaderSaved));
@@ -193,9 +188,7 @@ impl Disk {
         answer: impl FnOnce(io::Result<Vec<(u64, [u8; 32])>>) + Send + 'static,
     ) {
         self.queue(HASHES, move |image| {
-            let hashes = extents
-                .into_iter()
-                .map(|extent| image.extent(extent).map(|bytes| (extent, *blake3::hash(&bytes).as_bytes())));
+            let hashes = extents.into_iter().map(|extent| image.hash(extent).map(|hash| (extent, hash)));
             answer(hashes.collect());
         });
     }

@@ -4,8 +4,8 @@
 use super::active::{Active, Done, Fault};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, SessionACL, TimeOrNow,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, SessionACL, TimeOrNow,
     WriteFlags,
 };
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ pub const REQUEST_MAX_BYTES: usize = 1 << 20;
 
 const THREADS: usize = 4;
 const BACKGROUND_MAX: u16 = 128;
-/// The attributes never change while a device is attached.
+/// The attributes change only when a device grows, and the kernel is told then.
 const TTL: Duration = Duration::from_secs(3600);
 const FILE_INODE: INodeNo = INodeNo(2);
 
@@ -94,6 +94,12 @@ pub fn serve(device: Arc<dyn Device>, point: &Path, volume: &str) -> io::Result<
         MountOption::NoExec,
     ];
     fuser::spawn_mount(Export { device }, point, &config)
+}
+
+/// Has the kernel ask for the size anew.
+pub fn resized(notifier: &Notifier) -> io::Result<()> {
+    // From no offset on: the attributes only.
+    notifier.inval_inode(FILE_INODE, -1, 0)
 }
 
 struct Export {

@@ -2,6 +2,7 @@
 //! answers come in through one queue, and nothing else touches the machine.
 
 use super::disk::Disk;
+use super::roles::chain;
 use super::wire::{Outgoing, Session};
 use crate::lease_page::boottime_ns;
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub struct View {
     pub failed: Option<String>,
     /// The stream it follows, once that has begun.
     pub stream: Option<Stream>,
+    /// Why the image could not be made as long as the active's device.
+    pub short: Option<String>,
     /// Frames received, of all streams.
     pub frames: u64,
     /// How often all this was shown: a look after the next one shows everything stored before this one.
@@ -208,6 +211,7 @@ impl Owner {
             }
             Arrived::Frame { session, frame, payload } if self.sessions.contains_key(&session) => {
                 self.note(session, &frame);
+                self.look_for_room(&frame);
                 self.handles += 1;
                 let handle = self.handles;
                 if !payload.is_empty() {
@@ -298,6 +302,27 @@ impl Owner {
             self.stream = Some(Stream { session, epoch, begins, whole, received, durable, first_flush });
         } else {
             self.stream = self.stream.map(|s| if s.session == session { s.after(frame) } else { s });
+        }
+    }
+
+    /// Before the machine hears of a longer device it learns whether the image can become so.
+    fn look_for_room(&mut self, frame: &Frame) {
+        let header = self.machine.header();
+        let size_bytes = match frame {
+            Frame::Hello { epoch, replica, size_bytes, .. }
+                if *replica == header.replica && *epoch >= header.promised =>
+            {
+                *size_bytes
+            }
+            Frame::Grow { size_bytes } => *size_bytes,
+            _ => return,
+        };
+        let may =
+            if size_bytes > header.size_bytes { self.disk.image().may_become(size_bytes) } else { Ok(()) };
+        lock(&self.view).short = may.as_ref().err().map(|e| chain(e));
+        match may {
+            Ok(()) => self.handle(FollowerEvent::Room { size_bytes }),
+            Err(e) => tracing::warn!(error = %chain(&e), "this replica can't follow the volume"),
         }
     }
 

@@ -1,6 +1,8 @@
 //! One replica's image: a sparse file that carries its identity, its activity log and the
 //! device's bytes. Never made anew unless told so: a lost disk must not look like an empty one.
 
+mod size;
+
 use super::header::{BadHeader, HEADER_VERSION, Header, SLOT_BYTES};
 use super::marks::Marks;
 use super::platter::Platter;
@@ -13,9 +15,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thermidor_model::replication::scrub::{Found, Seal};
-use thermidor_model::replication::{self, EXTENT_BYTES, ImageHeader, Op, OpKind};
+use thermidor_model::replication::{self, EXTENT_BYTES, ImageHeader, Op, OpKind, SIZE_MAX_BYTES};
 use thermidor_model::{ReplicaId, VolumeName};
 
 /// Where the device's bytes begin in the file.
@@ -23,8 +26,7 @@ pub const DATA_OFFSET: u64 = 1 << 20;
 const MARKS_OFFSET: u64 = 64 << 10;
 /// The dirty-extent map, behind as many bytes for the marks as it has itself.
 const MAP_OFFSET: u64 = MARKS_OFFSET + (DATA_OFFSET - MARKS_OFFSET) / 2;
-/// The largest device whose marks and map fit before the data, bytes (3.75 TiB).
-pub const SIZE_MAX_BYTES: u64 = (DATA_OFFSET - MAP_OFFSET) * 8 * EXTENT_BYTES;
+const _: () = assert!(SIZE_MAX_BYTES == (DATA_OFFSET - MAP_OFFSET) * 8 * EXTENT_BYTES);
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why an image cannot be used.
@@ -84,6 +86,8 @@ pub enum ImageError {
 pub struct Image {
     file: File,
     header: Mutex<Header>,
+    /// As the header says; whoever reads or writes must not wait for a header that is being written.
+    size_bytes: AtomicU64,
     marks: Mutex<Marks>,
     map: Mutex<Marks>,
     platter: Platter,
@@ -195,6 +199,7 @@ impl Image {
             .map_err(|source| ImageError::Io { path: path.into(), source })?;
         Ok(Self {
             file,
+            size_bytes: AtomicU64::new(header.image.size_bytes),
             header: Mutex::new(header),
             marks: Mutex::new(marks),
             map: Mutex::new(map),
@@ -228,7 +233,7 @@ impl Image {
 
     /// Size of the device, bytes.
     pub fn size_bytes(&self) -> u64 {
-        lock(&self.header).image.size_bytes
+        self.size_bytes.load(Ordering::Acquire)
     }
 
     /// Bytes allocated on the disk.
@@ -317,9 +322,12 @@ impl Image {
         })
     }
 
-    /// The bytes of a whole extent; the device's last one may be shorter.
+    /// The bytes of a whole extent; the device's last one may be shorter, and beyond it there are none.
     pub fn extent(&self, extent: u64) -> io::Result<Vec<u8>> {
         let (offset, length) = self.place(extent);
+        if length == 0 {
+            return Ok(vec![]);
+        }
         let mut bytes = vec![0; length as usize];
         self.read(&mut bytes, offset)?;
         Ok(bytes)
@@ -328,9 +336,14 @@ impl Image {
     /// Looks at an extent as it lies on the disk.
     pub fn examine(&self, extent: u64) -> Found {
         let (at, length) = self.place(extent);
-        let hash = self
-            .platter
-            .read(&self.file, DATA_OFFSET + at, length as usize, |bytes| blake3::hash(bytes).into());
+        let hash = self.hash_of_hole(at, length).and_then(|hole| match hole {
+            // Nothing lies on the disk that could rot.
+            Some(hash) => Ok(hash),
+            None => {
+                let hash = |bytes: &[u8]| blake3::hash(bytes).into();
+                self.platter.read(&self.file, DATA_OFFSET + at, length as usize, hash)
+            }
+        });
         let hash = hash.inspect_err(|e| tracing::warn!(extent, error = %e, "an extent cannot be read")).ok();
         let sealed = hash.map(|hash| self.seals.of(extent, length, &hash));
         // A seal that cannot be read proves nothing.
@@ -396,6 +409,10 @@ impl Image {
     /// since, for then it is not.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
+        self.is_whole()
+    }
+
+    fn is_whole(&self) -> io::Result<()> {
         let (found, needed) = (self.file.metadata()?, DATA_OFFSET + self.size_bytes());
         if found.nlink() == 0 {
             return Err(io::Error::other("its image was deleted"));
@@ -418,123 +435,4 @@ impl Image {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZE: u64 = 8 * EXTENT_BYTES;
-
-    fn name() -> VolumeName {
-        VolumeName::new("mail").unwrap()
-    }
-
-    fn made(dir: &tempfile::TempDir) -> (PathBuf, Image) {
-        let path = dir.path().join("image");
-        let image = Image::create(&path, &name(), ReplicaId(1), SIZE).unwrap();
-        (path, image)
-    }
-
-    fn write(offset: u64, len: u64) -> Op {
-        Op { kind: OpKind::Write, offset, len }
-    }
-
-    #[test]
-    fn what_was_written_is_read_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, image) = made(&dir);
-        image.mark(&[0, 1], &[]).unwrap();
-        image.chart(&[1, 5, 7], &[]).unwrap();
-        image.chart(&[], &[5]).unwrap();
-        image.store(&write(EXTENT_BYTES - 2, 4), b"data").unwrap();
-        image.update(|h| h.image.promised = 5).unwrap();
-        image.note(|h| h.image.durable_seq = 9).unwrap();
-        image.sync().unwrap();
-        let image = Image::open(&path, &name(), ReplicaId(1)).unwrap();
-        let mut back = [0; 4];
-        image.read(&mut back, EXTENT_BYTES - 2).unwrap();
-        assert_eq!(&back, b"data");
-        let state = image.state();
-        assert_eq!((state.header.promised, state.header.durable_seq), (5, 9));
-        assert_eq!(state.marked, BTreeSet::from([0, 1]));
-        assert_eq!(state.noted, BTreeSet::from([1, 7]));
-        image.mark(&[], &[0]).unwrap();
-        assert_eq!(Image::open(&path, &name(), ReplicaId(1)).unwrap().marked(), BTreeSet::from([1]));
-        assert!(image.store(&write(0, 5), b"data").is_err(), "payload and length differ");
-    }
-
-    #[test]
-    fn missing_foreign_truncated_and_failed_images_are_told_apart_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, image) = made(&dir);
-        let other = VolumeName::new("notes").unwrap();
-        assert!(matches!(Image::open(&path, &name(), ReplicaId(2)), Err(ImageError::Foreign { .. })));
-        assert!(matches!(Image::open(&path, &other, ReplicaId(1)), Err(ImageError::Foreign { .. })));
-        assert!(Image::create(&path, &name(), ReplicaId(3), SIZE).is_err(), "never overwritten");
-        image
-            .update(|h| {
-                h.image.failed = true;
-                h.words = "I/O error".into();
-            })
-            .unwrap();
-        let failed = Image::open(&path, &name(), ReplicaId(1)).unwrap_err();
-        assert_eq!(failed.to_string(), "the image was given up: I/O error");
-        image.file.set_len(DATA_OFFSET + SIZE - 1).unwrap();
-        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Truncated { .. })));
-        std::fs::write(&path, vec![0; (DATA_OFFSET + SIZE) as usize]).unwrap();
-        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Broken { .. })));
-        std::fs::remove_file(&path).unwrap();
-        assert!(matches!(Image::open(&path, &name(), ReplicaId(1)), Err(ImageError::Missing(_))));
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn what_rots_behind_its_back_is_seen_and_a_write_breaks_the_seal_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, image) = made(&dir);
-        image.mark(&[1], &[]).unwrap();
-        image.store(&write(EXTENT_BYTES, 4), b"data").unwrap();
-        let before = image.examine(1);
-        assert_eq!(before.seal, Seal::Absent);
-        image.sync().unwrap();
-        image.seal(1, &before.hash.unwrap()).unwrap();
-        assert_eq!(image.examine(1), Found { seal: Seal::Whole, ..before });
-        let disk = OpenOptions::new().write(true).open(&path).unwrap();
-        disk.write_all_at(b"rota", DATA_OFFSET + EXTENT_BYTES).unwrap();
-        let rotten = image.examine(1);
-        assert!(rotten.seal == Seal::Broken && rotten.hash != before.hash);
-        assert_eq!(image.extent_on_platter(1).unwrap()[..4], *b"rota");
-        image.mark(&[1], &[]).unwrap();
-        assert_eq!(image.examine(1).seal, Seal::Absent);
-    }
-
-    #[test]
-    fn a_punched_range_is_zero_and_costs_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_, image) = made(&dir);
-        image.store(&write(EXTENT_BYTES, EXTENT_BYTES), &vec![7; EXTENT_BYTES as usize]).unwrap();
-        image.sync().unwrap();
-        let before = image.used_bytes().unwrap();
-        let hole = Op { kind: OpKind::Discard, ..write(EXTENT_BYTES, EXTENT_BYTES) };
-        image.store(&hole, &[]).unwrap();
-        let mut back = vec![1; 4096];
-        image.read(&mut back, EXTENT_BYTES + 4096).unwrap();
-        assert_eq!(back, vec![0; 4096]);
-        assert!(image.used_bytes().unwrap() < before);
-        image.store(&write(3, 9), &[7; 9]).unwrap();
-        image.write_zeros(0, 200_000).unwrap();
-        image.read(&mut back, 0).unwrap();
-        assert_eq!(back, vec![0; 4096]);
-    }
-
-    #[test]
-    fn nothing_is_read_or_written_outside_of_the_device() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_, image) = made(&dir);
-        assert!(image.store(&write(SIZE - 1, 2), b"xx").is_err());
-        assert!(image.store(&write(u64::MAX, 1), b"x").is_err());
-        assert!(image.read(&mut [0; 2], SIZE - 1).is_err());
-        assert_eq!(image.extent(7).unwrap().len() as u64, EXTENT_BYTES);
-        let large = dir.path().join("large");
-        let refused = Image::create(&large, &name(), ReplicaId(2), SIZE_MAX_BYTES + 1);
-        assert!(matches!(refused, Err(ImageError::TooLarge(_))) && !large.exists());
-    }
-}
+mod tests;

@@ -38,6 +38,18 @@ impl Marks {
         changed
     }
 
+    /// Marks over more or fewer extents from now on; new ones have none.
+    pub fn resize(&mut self, extents: u64) {
+        // Bits beyond the end are of no extent.
+        for beyond in self.extents.min(extents)..self.bytes.len() as u64 * 8 {
+            if let Some(byte) = self.bytes.get_mut((beyond / 8) as usize) {
+                *byte &= !(1 << (beyond % 8));
+            }
+        }
+        self.extents = extents;
+        self.bytes.resize(extents.div_ceil(8) as usize, 0);
+    }
+
     /// All bytes, as they belong on the disk.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -63,6 +75,18 @@ mod tests {
         assert_eq!(marks.change(&[10], &[9, 10]), Some(1..2));
         assert_eq!(marks.set(), BTreeSet::from([10, 30]));
         assert_eq!(marks.bytes()[..4], [0, 4, 0, 64]);
+    }
+
+    #[test]
+    fn a_longer_device_has_no_new_marks() {
+        let mut marks = Marks::new(vec![0xff], 5);
+        marks.resize(20);
+        assert_eq!(marks.set(), (0..5).collect());
+        assert_eq!(marks.change(&[19], &[]), Some(2..3));
+        marks.resize(3);
+        assert_eq!(marks.change(&[19], &[]), None);
+        marks.resize(20);
+        assert_eq!(marks.set(), (0..3).collect(), "nothing of what was cut off");
     }
 
     #[test]

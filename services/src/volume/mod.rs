@@ -13,6 +13,7 @@ pub mod device;
 pub mod disk;
 pub mod export;
 pub mod following;
+pub mod growth;
 pub mod header;
 pub mod image;
 mod leading;
@@ -27,6 +28,7 @@ pub mod scrub;
 pub mod seals;
 pub mod snapshot;
 mod status;
+mod trim;
 
 pub mod watchdog;
 mod wire;

@@ -55,6 +55,8 @@ pub struct VolumeOptions {
     pub replica_timeout: Duration,
     /// How fast bit rot is searched for.
     pub pace: Pace,
+    /// How often blocks that the file system does not use are given back.
+    pub trim_every: Duration,
 }
 
 /// Why the process could not run.
@@ -133,8 +135,12 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&path, permissions).map_err(io(&path))?;
     let process = Arc::new(Process::new(options, places));
-    let looking =
-        [tokio::spawn(process.clone().look_after()), tokio::spawn(process.clone().look_after_snapshots())];
+    let looking = [
+        tokio::spawn(process.clone().look_after()),
+        tokio::spawn(process.clone().look_after_snapshots()),
+        tokio::spawn(process.clone().look_after_size()),
+        tokio::spawn(process.clone().trim_at_times()),
+    ];
     let mut asked_to_end = signal(SignalKind::terminate()).map_err(io(&process.options.dir))?;
     loop {
         tokio::select! {
@@ -219,6 +225,7 @@ impl Process {
                 let _step = self.steps.lock().await;
                 self.detach(force).await.map(|()| Reply::Done)
             }
+            Request::Trim => self.trim().await.map(|bytes| Reply::Trimmed { bytes }),
             Request::TakeSnapshot(name) => self.take_snapshot(name).await.map(|s| Reply::Snapshots(vec![s])),
             Request::Snapshots => Ok(Reply::Snapshots(self.snapshot_views())),
             Request::MountSnapshot(name) => {

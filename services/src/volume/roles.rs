@@ -10,6 +10,7 @@ use super::following::Following;
 use super::image::{Image, ImageError};
 use super::process::VolumeOptions;
 use super::snapshot::{self, MountedSnapshot};
+use super::trim::Trimming;
 use crate::lease_page::LeasePage;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -78,6 +79,9 @@ pub(super) struct Process {
     pub(super) snapshots: tokio::sync::Mutex<BTreeMap<SnapshotName, MountedSnapshot>>,
     /// Where they are mounted; held for moments.
     pub(super) mounted: Mutex<BTreeMap<SnapshotName, PathBuf>>,
+    /// Why the attached device could not be made as long as the volume is to be.
+    pub(super) not_grown: Mutex<Option<String>>,
+    pub(super) trimming: Trimming,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,6 +99,8 @@ impl Process {
             quit: Notify::new(),
             snapshots: tokio::sync::Mutex::default(),
             mounted: Mutex::default(),
+            not_grown: Mutex::default(),
+            trimming: Trimming::default(),
         }
     }
 
@@ -206,6 +212,7 @@ impl Process {
         };
         let why = why.unwrap_or("the volume process ends").to_string();
         *lock(&self.cutter) = None;
+        self.trimming.stop();
         match role {
             Role::Following(following) => blocking(move || following.stop()).await,
             Role::Active { active, attached, dialling, .. } => {
@@ -257,6 +264,7 @@ impl Process {
         };
         let right = self.right(&record.service, service_epoch)?;
         self.end_role(None).await;
+        self.lengthen(&disk, record.size_bytes).await;
         let setting = Setting {
             node: self.options.node,
             volume: self.options.name.clone(),
@@ -332,6 +340,7 @@ impl Process {
             Role::Active { attached, .. } => attached.take(),
             _ => return Ok(()),
         };
+        self.trimming.stop();
         let mut outcome = Ok(());
         if let Some(mut attached) = taken {
             let (back, done) = blocking(move || {

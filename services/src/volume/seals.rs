@@ -108,15 +108,21 @@ impl Seals {
         if torn { file.sync_data() } else { Ok(()) }
     }
 
-    /// Breaks them all; durable when done.
-    pub fn tear_all(&self) -> io::Result<()> {
+    /// Breaks those from an extent on; durable when done.
+    pub fn cut(&self, extents: u64) -> io::Result<()> {
         let file = self.file();
         let Some(file) = &*file else { return Ok(()) };
-        if file.metadata()?.len() == 0 {
+        let end = extents * SEAL_BYTES as u64;
+        if file.metadata()?.len() <= end {
             return Ok(());
         }
-        file.set_len(0)?;
+        file.set_len(end)?;
         file.sync_all()
+    }
+
+    /// Breaks them all; durable when done.
+    pub fn tear_all(&self) -> io::Result<()> {
+        self.cut(0)
     }
 }
 
@@ -149,8 +155,14 @@ mod tests {
             (seals.of(9, LEN, &b).unwrap(), seals.of(10, LEN, &a).unwrap()),
             (Seal::Absent, Seal::Whole)
         );
+        seals.put(3, LEN, &a).unwrap();
+        seals.cut(10).unwrap();
+        assert_eq!(
+            (seals.of(3, LEN, &a).unwrap(), seals.of(10, LEN, &b).unwrap()),
+            (Seal::Whole, Seal::Absent)
+        );
         seals.tear_all().unwrap();
-        assert_eq!(seals.of(10, LEN, &b).unwrap(), Seal::Absent);
+        assert_eq!(seals.of(3, LEN, &b).unwrap(), Seal::Absent);
     }
 
     #[test]

@@ -13,7 +13,7 @@ impl Process {
         let mut status = Status {
             pid: std::process::id(),
             state: ReplicaState::Waiting,
-            epoch: image.map_or(0, |i| i.state().header.epoch),
+            epoch: image.map_or(0, |i| i.header().image.epoch),
             mounted: None,
             behind_bytes: 0,
             used_bytes: image.and_then(|i| i.used_bytes().ok()).unwrap_or(0),
@@ -23,6 +23,7 @@ impl Process {
             fenced: state.fenced.clone(),
             snapshots: vec![],
             examination: None,
+            short: None,
         };
         match &state.role {
             Role::Unconfigured => {}
@@ -30,6 +31,7 @@ impl Process {
             Role::Idle(words) => status.state = ReplicaState::Failed(words.clone()),
             Role::Following(following) => {
                 let view = following.view();
+                status.short = view.short;
                 status.state = match view {
                     _ if view.failed.is_some() => ReplicaState::Failed(view.failed.unwrap_or_default()),
                     _ if view.heard && view.torn => ReplicaState::CatchingUp,
@@ -39,6 +41,7 @@ impl Process {
             }
             Role::Active { active, epoch, attached, .. } => {
                 status.state = ReplicaState::Active;
+                status.short = lock(&self.not_grown).clone();
                 status.epoch = *epoch;
                 status.mounted = attached.as_ref().filter(|a| !a.is_gone()).map(|_| self.places.mount());
                 let view = active.view();

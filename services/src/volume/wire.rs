@@ -141,11 +141,15 @@ async fn write_all(
     let mut buffer = Vec::with_capacity(4 * GATHER_BYTES);
     while outgoing.recv_many(&mut batch, BATCH_MAX).await > 0 {
         for Outgoing { mut frame, mut payload } in batch.drain(..) {
-            if let Frame::Copy { extent, hole, .. } | Frame::Extent { extent, hole, .. } = &mut frame {
+            if let Frame::Copy { extent, len, hole, .. } | Frame::Extent { extent, len, hole } = &mut frame {
                 let image = image.clone();
                 let extent = *extent;
                 let read = tokio::task::spawn_blocking(move || image.extent(extent));
-                payload = read.await.map_err(io::Error::other)??.into();
+                let mut bytes = read.await.map_err(io::Error::other)??;
+                // The last extent of a device that grows: the image may be behind its machine or ahead of it, and
+                // what is new is zero.
+                bytes.resize(*len as usize, 0);
+                payload = bytes.into();
                 *hole = payload.iter().all(|b| *b == 0);
             }
             encode(&frame, &mut buffer)?;

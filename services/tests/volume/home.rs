@@ -64,6 +64,7 @@ struct Orders {
     replica_timeout_ms: u64,
     /// Between two passes of the search for bit rot, and between two extents; `None`: as usual.
     pace_ms: Option<(u64, u64)>,
+    trim_every_ms: u64,
 }
 
 /// What a re-executed test binary does instead of testing.
@@ -77,7 +78,7 @@ pub fn be_a_process() {
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or("thermidor_services=info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let Orders { node, root, listen, replica_timeout_ms, pace_ms } = orders;
+    let Orders { node, root, listen, replica_timeout_ms, pace_ms, trim_every_ms } = orders;
     let pace = pace_ms.map_or_else(Pace::default, |(pass_every_ms, extent_every_ms)| Pace {
         pass_every_ms,
         extent_every_ms,
@@ -101,6 +102,7 @@ pub fn be_a_process() {
         watchdog: again("be_a_watchdog").into_iter().map(OsString::from).collect(),
         replica_timeout: Duration::from_millis(replica_timeout_ms),
         pace,
+        trim_every: Duration::from_millis(trim_every_ms),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(run(options)).unwrap();
@@ -188,6 +190,10 @@ pub struct Home {
     pace_ms: Option<(u64, u64)>,
     /// Where others reach a radiator, if not at its own address.
     pub reached_by: BTreeMap<NodeId, IpAddr>,
+    /// For processes started from now on.
+    pub trim_every_ms: u64,
+    /// Tools that are found before the system's, by processes started from now on.
+    pub tools: Option<PathBuf>,
 }
 
 impl Home {
@@ -291,6 +297,8 @@ impl Home {
             disks: vec![],
             pace_ms,
             reached_by: BTreeMap::new(),
+            trim_every_ms: 86_400_000,
+            tools: None,
         };
         for node in home.nodes() {
             let disk = home.root.path().join(node.to_string()).join("volumes");
@@ -341,9 +349,17 @@ impl Home {
             listen: self.radiators[&node].ip,
             replica_timeout_ms: self.replica_timeout_ms,
             pace_ms: self.pace_ms,
+            trim_every_ms: self.trim_every_ms,
         };
         let role = format!("{ROLE}={}", serde_json::to_string(&orders).unwrap());
-        ["env".to_string(), role].into_iter().chain(again("be_a_process")).map(OsString::from).collect()
+        let path = std::env::var("PATH").unwrap();
+        let path = self.tools.as_ref().map(|tools| format!("PATH={}:{path}", tools.display()));
+        ["env".to_string(), role]
+            .into_iter()
+            .chain(path)
+            .chain(again("be_a_process"))
+            .map(OsString::from)
+            .collect()
     }
 
     /// Brings a process the record, as the daemon does.
@@ -423,6 +439,12 @@ impl Home {
         let epoch = self.record().epoch;
         let until_ns = boottime_ns() + in_ms * 1_000_000;
         self.radiators[&node].page.set("mail", Held { epoch, until_ns }).unwrap();
+    }
+
+    /// The home wants the volume to be so long.
+    pub fn grow(&self, size_bytes: u64) {
+        self.raft.state.lock().unwrap().volumes.get_mut(&volume()).unwrap().size_bytes = size_bytes;
+        self.configure_all();
     }
 
     /// A planned detachment, after which nobody is active.

@@ -144,6 +144,11 @@ pub enum Request {
         /// Which.
         volume: VolumeName,
     },
+    /// Gives blocks back that a volume's file system does not use: [`view::Trimmed`].
+    Trim {
+        /// Which volume.
+        volume: VolumeName,
+    },
     /// Something about the snapshots of a volume: [`view::SnapshotList`].
     Snapshot {
         /// Which volume.

@@ -211,6 +211,15 @@ impl SnapshotLine {
     }
 }
 
+/// A volume that was trimmed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Trimmed {
+    /// Where it is mounted.
+    pub radiator: String,
+    /// So many bytes of its file system are in no use.
+    pub bytes: u64,
+}
+
 /// Snapshots of a volume, or the one that something was done with.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SnapshotList {

@@ -1,6 +1,7 @@
 //! Founding, joining and leaving; off and on, targets and moves.
 
-use crate::api::view::{Home, Stolen};
+use super::show::bytes;
+use crate::api::view::{Home, Stolen, Trimmed};
 use crate::api::{Refused, Request, client};
 use crate::paths::{HOME_PORT, Paths};
 use clap::Args;
@@ -235,6 +236,16 @@ pub fn target(paths: &Paths, radiator: RadiatorName, text: &str) -> Result<(), R
         Some(c) => println!("{radiator} is wanted at {c} °C, whatever the YAML says."),
         None => println!("{radiator} is wanted as the YAML says."),
     }
+    Ok(())
+}
+
+pub fn trim(paths: &Paths, volume: VolumeName) -> Result<(), Refused> {
+    let done: Trimmed = client::ask_for(paths, &Request::Trim { volume: volume.clone() })?;
+    println!(
+        "{} of {volume} are in no use and given back, on {} and every replica.",
+        bytes(done.bytes),
+        done.radiator
+    );
     Ok(())
 }
 

@@ -266,6 +266,11 @@ enum VolumeVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Give blocks back to the disks that the volume's file system does not use; else it is done once a day.
+    Trim {
+        /// Which.
+        name: VolumeName,
+    },
     /// Take a snapshot: what a replica holds at one moment, to be looked at or backed up.
     Snapshot {
         /// Of which volume.
@@ -430,6 +435,7 @@ fn volume(paths: &Paths, verb: VolumeVerb) -> Result<(), Refused> {
     match verb {
         VolumeVerb::Ls(output) => show::volumes(paths, None, output.format),
         VolumeVerb::Show { name, output } => show::volumes(paths, Some(name.as_str()), output.format),
+        VolumeVerb::Trim { name } => home::trim(paths, name),
         VolumeVerb::Snapshot { volume, name, on } => snapshots::take(paths, &volume, name, on),
         VolumeVerb::Snapshots { volume, output } => snapshots::list(paths, &volume, output.format),
         VolumeVerb::MountSnapshot(SnapshotArgs { volume, name, on }) => {

@@ -30,6 +30,9 @@ const ASK_MAX: Duration = Duration::from_millis(400);
 /// How long a set change may take to be agreed on.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
+/// How often a volume gives blocks back that its file system does not use.
+const TRIM_EVERY: Duration = Duration::from_secs(24 * 3600);
+
 /// How often a process looks for the members while its radiator's daemon has never run.
 const MEMBERS_AGAIN: Duration = Duration::from_millis(200);
 
@@ -216,6 +219,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
             watchdog: vec![std::env::current_exe().map_err(refused)?.into(), "volume-watchdog".into()],
             replica_timeout: Duration::from_millis(identity.own.timing.replica_timeout_ms),
             pace: Pace::default(),
+            trim_every: TRIM_EVERY,
         };
         volume_process::run(options).await.map_err(refused)
     })

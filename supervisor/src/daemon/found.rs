@@ -51,6 +51,8 @@ pub struct Found {
     pub devices: BTreeMap<VolumeName, Device>,
     /// Replicas, for the report.
     pub replicas: BTreeMap<VolumeName, ReplicaReport>,
+    /// Why replicas are shorter than their volumes are to be.
+    pub short: BTreeMap<VolumeName, String>,
     /// What the guard fenced.
     pub fenced: BTreeMap<ServiceName, u64>,
     /// What is to be said of the room on the disk.
@@ -173,6 +175,7 @@ impl Found {
             .chain(&self.space_trouble)
             .cloned()
             .collect();
+        words.extend(self.short.iter().map(|(volume, why)| format!("volume {volume}: {why}")));
         words.extend(self.step_troubles.iter().map(|(service, why)| format!("{service}: {why}")));
         words
     }

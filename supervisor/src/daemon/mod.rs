@@ -25,6 +25,7 @@ mod serve;
 mod snapshots;
 mod space;
 mod stolen;
+mod trim;
 mod vault_files;
 mod volumes;
 pub mod way;
@@ -231,6 +232,12 @@ fn handlers(
         async move { friends::answer(context.ok_or_else(early)?, body).await }.boxed()
     };
     handlers.insert("vault", Arc::new(vault));
+    let known = here.clone();
+    let trim = move |_, body: Bytes| {
+        let context = known.get().cloned();
+        async move { trim::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("trim", Arc::new(trim));
     let known = here.clone();
     let snapshot = move |_, body: Bytes| {
         let context = known.get().cloned();

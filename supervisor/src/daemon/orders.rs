@@ -57,6 +57,7 @@ impl Context {
             Request::RunBackup { subject, to, prove } => self.order_backup(&state, subject, to, prove).await,
             Request::CheckVolume { volume } => self.check_volume(&volume).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
+            Request::Trim { volume } => self.trim(&state, &volume).await,
             Request::Snapshot { volume, on, order } => {
                 self.snapshot(&state, &volume, on.as_ref(), order).await
             }

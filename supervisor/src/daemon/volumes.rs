@@ -221,7 +221,15 @@ impl Volumes {
         // failed replica: that would have a good one replaced because its process was slow.
         let known = status.filter(|s| s.set_version > 0);
         let device = known.as_ref().map_or(Device::Absent, device_of);
+        let short = known.as_ref().and_then(|s| s.short.clone());
         let report = known.map(|s| s.report());
+        {
+            let mut found = self.shared.lock();
+            match short {
+                Some(why) => found.short.insert(volume.clone(), why),
+                None => found.short.remove(volume),
+            };
+        }
         self.keep_what_is(volume, device, report);
     }
 
@@ -285,6 +293,7 @@ impl Volumes {
         let mut found = self.shared.lock();
         found.devices.remove(volume);
         found.replicas.remove(volume);
+        found.short.remove(volume);
     }
 
     /// One volume's process: running, configured, looked at.
@@ -421,6 +430,7 @@ mod tests {
             set_version: 1,
             fenced: None,
             snapshots: vec![],
+            short: None,
             in_sync: BTreeSet::new(),
             examination: None,
         };

@@ -164,7 +164,7 @@ impl Active {
             if self.rules.copy_tail {
                 let mine = changed.filter(|(_, s)| tail(s)).map(|(x, _)| *x);
                 stream.unknown = mine.chain(marked.iter().copied()).collect();
-                stream.unknown.retain(|x| !stream.dirty.contains(x));
+                stream.unknown.retain(|x| *x < extents && !stream.dirty.contains(x));
             }
         } else if in_set {
             return self.close(node, "the image there is older than the member");
@@ -174,6 +174,7 @@ impl Active {
             let mine = self.local.map().chain(self.local.marks());
             let theirs = noted.within(extents).chain(marked.iter().copied());
             stream.unknown = mine.chain(theirs).filter(|x| !stream.dirty.contains(x)).collect();
+            stream.unknown.retain(|x| *x < extents);
         } else {
             stream.grade = Some(Grade::Compare);
             stream.compare_from = Some(0);

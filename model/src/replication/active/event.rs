@@ -75,6 +75,11 @@ pub enum Event {
     },
     /// The volume as the local Raft node has applied it; whenever it changes.
     Config(Volume),
+    /// The device is to be longer, and the disk here has room for it.
+    Grow {
+        /// Its new size, bytes.
+        size_bytes: u64,
+    },
     /// Answers [`Effect::Propose`].
     Answered(Answer),
     /// The service's lease is held until then; read it before every batch of events.

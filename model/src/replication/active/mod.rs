@@ -4,6 +4,7 @@
 mod catch_up;
 mod device;
 mod event;
+mod growth;
 mod peer;
 mod scrub;
 mod set;
@@ -162,7 +163,8 @@ impl Active {
             volume: volume.clone(),
             limits,
             rules,
-            config: config.clone(),
+            // What is served is as long as the image here; the record may want more already.
+            config: Volume { size_bytes: local.header.size_bytes, ..config.clone() },
             local,
             seq: TAIL,
             last_change,
@@ -272,6 +274,7 @@ impl Active {
             Event::Closed { replica, session } => self.closed(replica, session),
             Event::Compared { replica, session, differing } => self.compared(replica, session, &differing),
             Event::Config(volume) => self.configured(volume),
+            Event::Grow { size_bytes } => self.grow(size_bytes),
             Event::Answered(answer) => self.answered(&answer),
             Event::Detach => self.detach(),
             Event::Scrub { record, pace, wall_ms } => self.begin_to_scrub(record, pace, wall_ms),

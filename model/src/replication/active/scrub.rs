@@ -107,6 +107,16 @@ impl Active {
         self.scrub.noted = (self.now_ms, self.scrub.record.next);
     }
 
+    /// The device has grown: a pass goes on to the new end. The extent at the old one may be longer now; a look at it
+    /// or a repair that is under way could mix different lengths.
+    pub(super) fn look_beyond(&mut self, at_the_end: u64) {
+        self.scrub.record.extents = self.extents();
+        let mending = self.scrub.mending.take_if(|mending| mending.extent == at_the_end);
+        if self.scrub.looks.remove(&at_the_end).is_some() || mending.is_some() {
+            self.look_again(at_the_end, false, &BTreeMap::new());
+        }
+    }
+
     /// A person wants a pass now. One that was asked for before and goes on is as good.
     pub(super) fn check_asked(&mut self) {
         let record = &self.scrub.record;

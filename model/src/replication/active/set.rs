@@ -51,7 +51,7 @@ impl Active {
         if volume.active != Some(self.me) || !volume.in_sync.contains(&self.me) {
             return self.fence("this radiator is not the active any more".into());
         }
-        self.config = volume;
+        self.config = Volume { size_bytes: self.config.size_bytes, ..volume };
         self.set_changed();
     }
 

@@ -201,7 +201,7 @@ impl Kept {
 }
 
 /// Where, from a place of the device on, the image holds data; beyond its end: nowhere.
-fn next_data(image: &File, from: u64) -> io::Result<u64> {
+pub fn next_data(image: &File, from: u64) -> io::Result<u64> {
     match seek(image, SeekFrom::Data(DATA_OFFSET + from)) {
         Ok(at) => Ok(at.saturating_sub(DATA_OFFSET)),
         Err(rustix::io::Errno::NXIO) => Ok(u64::MAX),

@@ -12,6 +12,7 @@ mod overlay;
 
 pub use about::Way;
 pub use kept::PIECE_BYTES;
+pub(in crate::volume) use kept::next_data;
 pub use mounted::MountedSnapshot;
 
 use super::image::DATA_OFFSET;
@@ -504,7 +505,7 @@ fn take_up(dir: &Path, about: About, of: &Origin) -> io::Result<Snapshot> {
             let kept = Kept::open(&path, &dir.join("map"), size_bytes, about.kept_max_bytes)?;
             let why = if about.boot != boot()? {
                 Some("the machine was restarted, which no copy-on-write snapshot outlives")
-            } else if about.replica != of.replica || size_bytes != of.size_bytes {
+            } else if about.replica != of.replica || size_bytes > of.size_bytes {
                 Some("the replica here is another one")
             } else {
                 kept.is_none().then_some(EMPTIED)

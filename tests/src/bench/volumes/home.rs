@@ -79,6 +79,7 @@ pub fn be_a_replica(orders: &str) -> Result<()> {
         watchdog: vec![std::env::current_exe()?.into(), WATCHDOG.into()],
         replica_timeout: Duration::from_millis(REPLICA_TIMEOUT_MS),
         pace: Pace::default(),
+        trim_every: Duration::from_secs(24 * 3600),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     Ok(runtime.block_on(run(options))?)
