@@ -1,7 +1,9 @@
 //! What `apply` would change, said before it is done.
 
-use super::units::size_text;
-use super::{Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, RecipeSpec, ServiceSpec, VolumeSpec};
+use super::units::{clock_text, duration_text, size_text};
+use super::{
+    BackupSpec, Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, RecipeSpec, ServiceSpec, VolumeSpec,
+};
 use crate::name::{ServiceName, VolumeName};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -269,7 +271,7 @@ fn service_fields(name: &ServiceName, was: &ServiceSpec, now: &ServiceSpec, out:
             ("restart", s.restart.to_string()),
             ("heat", text_of(&s.heat).to_lowercase()),
             ("place", text_of(&s.place)),
-            ("backup", text_of(&s.backup)),
+            ("backup", s.backup.as_ref().map_or_else(String::new, backup_text)),
         ]
     };
     for ((key, from), (_, to)) in quiet(was).into_iter().zip(quiet(now)) {
@@ -286,6 +288,19 @@ fn settings_text(recipe: &Option<RecipeSpec>) -> String {
         given.chain_pem = format!("chain {}", &blake3::hash(given.chain_pem.as_bytes()).to_hex()[..16]);
     }
     text_or_empty(&shown)
+}
+
+/// `every 1h to alice, 22:00-06:00, tried every 168h`.
+fn backup_text(backup: &BackupSpec) -> String {
+    let friends: Vec<&str> = backup.to.iter().map(|friend| friend.as_str()).collect();
+    let mut text = format!("every {} to {}", duration_text(backup.every_ms), friends.join(" and "));
+    for window in &backup.windows {
+        text.push_str(&format!(", {}-{}", clock_text(window.from), clock_text(window.to)));
+    }
+    if backup.drill_ms > 0 {
+        text.push_str(&format!(", tried every {}", duration_text(backup.drill_ms)));
+    }
+    text
 }
 
 fn text_or_empty<T: Serialize>(value: &Option<T>) -> String {

@@ -64,8 +64,8 @@ pub async fn run(context: Context) {
     loop {
         while jobs.try_join_next().is_some() {}
         let state = context.node.state().borrow().clone();
-        let leads = context.node.leadership().borrow().is_me;
-        for (subject, task, friends) in context.due(&state, leads, awake) {
+        let leader = context.node.leadership().borrow().leader;
+        for (subject, task, friends) in context.due(&state, leader, awake) {
             if jobs.len() >= AT_ONCE {
                 break;
             }
@@ -83,10 +83,15 @@ pub async fn run(context: Context) {
 
 impl Context {
     /// What is to be begun now, by subject: tasks for several friends share one frozen source.
-    fn due(&self, state: &State, leads: bool, awake: u64) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
+    fn due(
+        &self,
+        state: &State,
+        leader: Option<NodeId>,
+        awake: u64,
+    ) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
         let me = self.node.id();
         let mine = |subject: &Subject| match subject {
-            Subject::HomeItself => leads_home(state, me, leads),
+            Subject::HomeItself => leads_home(state, me, leader),
             Subject::Service(service) => runner(state, service) == Some(me),
         };
         let wishes: Vec<Wish> = wishes(state).into_iter().filter(|wish| mine(&wish.subject)).collect();
@@ -218,17 +223,14 @@ pub(super) fn runner(state: &State, service: &ServiceName) -> Option<NodeId> {
         .or(holders.first().copied())
 }
 
-/// Whoever leads backs the home itself up; where a witness leads, which holds no keys, the first radiator does.
-fn leads_home(state: &State, me: NodeId, leads: bool) -> bool {
-    let first = || {
-        let mut radiators = state
-            .members
-            .iter()
-            .filter(|(_, m)| m.role == Role::Radiator && m.off.is_none())
-            .map(|(id, _)| *id);
-        radiators.next()
-    };
-    leads || (state.members.values().any(|m| m.role == Role::Witness) && first() == Some(me))
+/// Whoever leads backs the home itself up. A witness holds no keys: while one leads, the active of the first service does
+/// it, which is up, for its lease says so.
+fn leads_home(state: &State, me: NodeId, leader: Option<NodeId>) -> bool {
+    let is_radiator = |node: &NodeId| state.members.get(node).is_some_and(|m| m.role == Role::Radiator);
+    match leader.filter(is_radiator) {
+        Some(leader) => leader == me,
+        None => state.services.values().find_map(|service| service.active) == Some(me),
+    }
 }
 
 #[cfg(test)]
@@ -278,6 +280,17 @@ mod tests {
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         (volume.in_sync, volume.driver) = ([1, 2, 3].into(), thermidor_model::spec::VolumeDriver::Local);
         assert_eq!(runner(&state, &mail()), Some(1), "a folder is only where it is used");
+    }
+
+    #[test]
+    fn the_leader_backs_the_home_itself_up_and_while_a_witness_leads_an_active() {
+        let mut state = state();
+        let witness = thermidor_model::testing::join(&mut state, "grenier", Role::Witness);
+        let who =
+            |leader| [1, 2, 3].into_iter().filter(|me| leads_home(&state, *me, leader)).collect::<Vec<_>>();
+        assert_eq!(who(Some(3)), [3]);
+        assert_eq!(who(Some(witness)), [1], "mail is active on it, so it is up");
+        assert_eq!(who(None), [1]);
     }
 
     #[test]

@@ -129,8 +129,7 @@ impl Context {
 
     fn who_backs_home_up(&self, state: &State) -> Option<NodeId> {
         let leader = self.node.leadership().borrow().leader;
-        let mut radiators = state.members.iter().filter(|(_, m)| m.role == Role::Radiator).map(|(id, _)| *id);
-        radiators.find(|node| leads_home(state, *node, leader == Some(*node)))
+        state.members.keys().copied().find(|node| leads_home(state, *node, leader))
     }
 }
 
