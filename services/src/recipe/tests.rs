@@ -178,6 +178,7 @@ fn a_vault_runs_this_program_with_no_powers_and_what_it_needs_beside_it() {
     let spec = ServiceSpec {
         recipe: Some(RecipeSpec::Vault(settings)),
         volumes: vec![mount("/srv/vault")],
+        image: None,
         ..plain_service()
     };
     let plan = resolved(&spec).unwrap();

@@ -128,10 +128,14 @@ pub fn moment_s(text: &str) -> Result<u64, Refused> {
     }
     let local =
         |at: jiff::civil::DateTime| at.to_zoned(jiff::tz::TimeZone::system()).map(|at| at.timestamp());
-    let at = text
-        .parse::<jiff::Timestamp>()
-        .or_else(|_| text.parse::<jiff::civil::DateTime>().and_then(local))
-        .or_else(|_| text.parse::<jiff::civil::Date>().and_then(|day| local(day.at(23, 59, 59, 0))));
+    // A day alone would be read as its first moment too, and a day is meant to its end.
+    let is_day = !text.contains(['T', 't', ' ', ':']);
+    let at = match text.parse::<jiff::civil::Date>() {
+        Ok(day) if is_day => local(day.at(23, 59, 59, 0)),
+        _ => {
+            text.parse::<jiff::Timestamp>().or_else(|_| text.parse::<jiff::civil::DateTime>().and_then(local))
+        }
+    };
     match at {
         Ok(at) if at.as_second() >= 0 => Ok(at.as_second() as u64),
         _ => Err(Refused::because(format!(
