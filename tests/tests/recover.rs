@@ -98,7 +98,8 @@ fn burn(home: &mut Home) -> Result<(String, String)> {
     home.sit_at("salon");
     let words = home.type_on("salon", &["kit", "print", "-o", "words"])?;
     let sum = in_notes(home, "salon", "sha256sum /data/it")?;
-    home.type_on("salon", &["backup", "run", "notes"])?;
+    // Both at once.
+    home.type_on("salon", &["backup", "run"])?;
     backed_up(home, "salon", "notes")?;
     backed_up(home, "salon", "home-itself")?;
     home.lab.radiator("salon")?.power_off()?;

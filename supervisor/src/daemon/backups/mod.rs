@@ -13,13 +13,13 @@ use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use thermidor_backup::restic::Progress;
+use thermidor_backup::restic::{Progress, Restic, ResticError, Settings};
 use thermidor_backup::schedule::{Decision, Pair, Task, Wish, decide};
 use thermidor_model::backup::{BackupSpec, Record, Subject};
 use thermidor_model::name::HomeName;
 use thermidor_model::state::{Role, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 
 /// Between two looks at what is due.
@@ -36,6 +36,8 @@ const SOON: u64 = 1;
 pub struct Desk {
     inner: Arc<Mutex<Inner>>,
     wake: Arc<Notify>,
+    /// One for all that is done here: it keeps its cache in order only while nobody else uses it.
+    restic: Arc<OnceCell<Restic>>,
 }
 
 #[derive(Default)]
@@ -49,6 +51,11 @@ struct Inner {
 type Ended = (u64, Option<String>);
 
 impl Desk {
+    async fn restic(&self, context: &Context) -> Result<&Restic, ResticError> {
+        let cache = context.paths.data.join("backup").join("cache");
+        self.restic.get_or_try_init(|| Restic::find(Settings::new(cache))).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use thermidor_backup::home_itself::make_private;
 use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{DialError, Failed};
-use thermidor_backup::restic::{Keep, Progress, Restic, Settings};
+use thermidor_backup::restic::{Keep, Progress, Restic};
 use thermidor_backup::round::{Drilled, Round};
 use thermidor_backup::schedule::Task;
 use thermidor_model::backup::{Failure, Passes, Record, Subject};
@@ -74,7 +74,7 @@ impl Work {
             }
         };
         let (kit, restic, stage) = done;
-        let with = With { work: &self, context, state, kit: &kit, restic: &restic, stage: stage.as_ref() };
+        let with = With { work: &self, context, state, kit: &kit, restic, stage: stage.as_ref() };
         let all = self.friends.iter().map(|(friend, progress)| with.serve(friend, progress));
         futures::future::join_all(all).await;
         if let Some(stage) = stage {
@@ -91,11 +91,10 @@ impl Work {
         &self,
         context: &Context,
         state: &State,
-    ) -> anyhow::Result<(Kit, Restic, Option<Stage>)> {
+    ) -> anyhow::Result<(Kit, &Restic, Option<Stage>)> {
         use anyhow::Context as _;
         let kit = context.kit()?.context("the home has no recovery kit: run `thermidor kit print`")?;
-        let place = context.paths.data.join("backup");
-        let restic = Restic::find(Settings::new(place.join("cache"))).await?;
+        let restic = self.desk.restic(context).await?;
         let stage = match self.task {
             Task::Backup => Some(Stage::take(context, state, &self.subject).await?),
             Task::Prove | Task::Drill => None,

@@ -120,7 +120,8 @@ impl Demo {
             radiator.power_off()?;
             let data = radiator.dir().join("data");
             if data.exists() {
-                fs::remove_dir_all(&data).with_context(|| data.display().to_string())?;
+                fs::rename(&data, radiator.dir().join("data.burnt"))
+                    .with_context(|| data.display().to_string())?;
             }
             lost.push(radiator.name().to_owned());
         }
