@@ -145,7 +145,9 @@ impl World {
             let until = self.nodes[&id].isolated_until;
             return self.at(until, Happening::View { node: id, volume });
         }
-        let newer = |old: &Rc<Volume>| (old.epoch, old.set_version) > (volume.epoch, volume.set_version);
+        // A volume only becomes longer, and its set's version does not tell.
+        let age = |of: &Rc<Volume>| (of.epoch, of.set_version, of.size_bytes);
+        let newer = |old: &Rc<Volume>| age(old) > age(&volume);
         if self.nodes[&id].view.as_ref().is_some_and(newer) {
             return;
         }
