@@ -143,7 +143,12 @@ fn recover(home: &mut Home, words: &str, sum: &str, friend: &str) -> Result<()> 
     ensure!(now == sum, "{now} is not {sum}");
     // The friend gives and takes nothing new before its person has asked.
     let said = home.refused_on("neuf", &["backup", "run", "notes"])?;
-    println!("before the friend's person has confirmed: {said}");
+    ensure!(said.contains("before its person has confirmed this home's generation 2"), "{said}");
+    until(PATIENCE, "alpes to have heard of the new generation", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let all = asked(home, "chalet", &["friend", "ls", "-o", "json"]).unwrap_or_default();
+        Ok((all["items"][0]["claims"] == 2).then_some(()))
+    })?;
     home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
     until(PATIENCE, "a backup in the new generation", || {
         std::thread::sleep(Duration::from_secs(1));

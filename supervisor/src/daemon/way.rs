@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_backup::kit::Kit;
-use thermidor_backup::line::{Forwarder, Own, Pin, TransportKey, dial_vault};
+use thermidor_backup::line::{Forwarder, Own, Pin, TransportKey, Welcome, dial_vault};
 use thermidor_backup::vault_process::COMES_BACK;
 use thermidor_model::name::HomeName;
 
@@ -20,6 +20,8 @@ pub struct Door {
     pub vault: HomeName,
     /// This home, as it is known there.
     pub home: HomeName,
+    /// Whether nothing may be written there: its person has not confirmed this home's generation yet.
+    pub read_only: bool,
     forwarder: Arc<Forwarder>,
 }
 
@@ -42,7 +44,8 @@ async fn open(addresses: &[String], own: Own, pin: Pin) -> anyhow::Result<Door> 
     let (pin, welcome) = (Pin::Key(met.key), met.welcome);
     let forwarder =
         Forwarder::open(addresses.to_vec(), own, pin, PATIENCE).await.context("a door on this machine")?;
-    Ok(Door { vault: welcome.vault, home: welcome.home, forwarder: Arc::new(forwarder) })
+    let Welcome { vault, home, read_only, .. } = welcome;
+    Ok(Door { vault, home, read_only, forwarder: Arc::new(forwarder) })
 }
 
 /// How a home that has nothing yet but its kit gets to a friend: nobody is pinned, for what comes back authenticates

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn an_unknown_group_is_refused_with_the_names_there_are() {
         let error = chosen(&["consensus".into(), "consensu".into()]).err().unwrap().to_string();
-        assert!(error.contains("`consensu`") && error.contains("consensus, volumes, friends, footprint"), "{error}");
+        assert!(
+            error.contains("`consensu`") && error.contains("consensus, volumes, friends, footprint"),
+            "{error}"
+        );
         assert_eq!(chosen(&[]).unwrap().len(), GROUPS.len());
         assert_eq!(chosen(&["footprint".into()]).unwrap()[0].name, "footprint");
     }

@@ -180,6 +180,14 @@ impl With<'_> {
             Ok(door) => door,
             Err(e) => return failed(was, passes_of(&e), format!("{e:#}")),
         };
+        if work.task == Task::Backup && door.read_only {
+            let why = format!(
+                "{friend} takes nothing before its person has confirmed this home's generation {}: there, \
+                 `thermidor friend confirm {home}`",
+                state.generation
+            );
+            return failed(was, Passes::ByItself, why);
+        }
         let round = Round {
             restic: self.restic,
             at: door.at(),
