@@ -47,8 +47,10 @@ fn a_container_that_dies_at_once_rests_goes_elsewhere_and_is_told_of() {
             let rests: Vec<u128> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
             ensure!(rests.len() >= 3, "{name} tried it {} times", at.len());
             // Later ones may be of another placing.
+            // What the engine takes to start it comes on top, and is not always the same.
+            const LEAST_MS: [u128; 3] = [500, 1000, 2000];
             ensure!(
-                rests.windows(2).take(2).all(|pair| pair[1] > pair[0]),
+                rests.iter().zip(LEAST_MS).all(|(rest, least)| *rest >= least * 1_000_000),
                 "{name} rests longer each time: {rests:?}"
             );
         }
