@@ -1,10 +1,11 @@
 //! One scenario per sentence on a device that grows.
 
-use crate::bench::{Bench, EPOCH, SIZE, config, id_of, image, name};
+use crate::bench::{Bench, EPOCH, SIZE, config, image};
+use crate::one_replica::{Replica, local, sent};
 use thermidor_model::command::Command;
 use thermidor_model::replication::{
-    Answer, EXTENT_BYTES, Effect, Event, Follower, FollowerEffect, FollowerEvent, Frame, Grade, Image,
-    Limits, LocalEffect, LocalEvent, Op, OpKind, Refusal, WIRE_VERSION,
+    Answer, EXTENT_BYTES, Effect, Event, FollowerEvent, Frame, Grade, LocalEffect, LocalEvent, Op, OpKind,
+    Refusal,
 };
 use thermidor_model::state::Volume;
 
@@ -66,7 +67,7 @@ fn a_replica_that_was_away_hears_of_it_when_it_is_greeted() {
 
 #[test]
 fn nothing_is_stored_before_the_image_is_durably_as_long() {
-    let mut replica = Replica::following(image(2, &[]));
+    let mut replica = Replica::following(image(2, &[]), false);
     replica.follower.handle(0, FollowerEvent::Room { size_bytes: LONGER });
     let effects = replica.hear(1, grow(LONGER));
     let [LocalEffect::SaveHeader { header, .. }] = &local(&effects)[..] else { panic!("{effects:?}") };
@@ -90,14 +91,14 @@ fn nothing_is_stored_before_the_image_is_durably_as_long() {
 
 #[test]
 fn a_replica_without_room_refuses_and_follows_once_there_is_some() {
-    let mut replica = Replica::following(image(2, &[]));
+    let mut replica = Replica::following(image(2, &[]), false);
     let effects = replica.hear(1, grow(LONGER));
     let [Frame::Refused(Refusal::Foreign(words))] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert!(words.contains("can't become as long"), "{words}");
-    let effects = replica.hello(2, EPOCH, LONGER);
+    let effects = replica.hello_of(2, EPOCH, LONGER);
     assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Foreign(_))]), "{effects:?}");
     replica.follower.handle(0, FollowerEvent::Room { size_bytes: LONGER });
-    let effects = replica.hello(3, EPOCH, LONGER);
+    let effects = replica.hello_of(3, EPOCH, LONGER);
     assert!(sent(&effects).is_empty(), "not before the image is as long: {effects:?}");
     let effects = replica.disk(LocalEvent::HeaderSaved);
     let [Frame::Present { header, .. }] = &sent(&effects)[..] else { panic!("{effects:?}") };
@@ -109,7 +110,7 @@ fn a_take_over_by_a_replica_that_has_not_grown_cuts_the_others_off_where_it_ends
     let mut long = image(2, &[3, BEYOND + 1]);
     long.header.size_bytes = LONGER;
     let mut replica = Replica::new(long);
-    let effects = replica.hello(1, EPOCH, SIZE);
+    let effects = replica.hello_of(1, EPOCH, SIZE);
     let [LocalEffect::SaveHeader { header, .. }] = &local(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((header.size_bytes, header.promised), (SIZE, EPOCH));
     let effects = replica.disk(LocalEvent::HeaderSaved);
@@ -121,7 +122,7 @@ fn a_take_over_by_a_replica_that_has_not_grown_cuts_the_others_off_where_it_ends
     replica.follower.handle(0, FollowerEvent::Room { size_bytes: LONGER });
     replica.hear(1, grow(LONGER));
     replica.disk(LocalEvent::HeaderSaved);
-    let effects = replica.hello(2, EPOCH, SIZE);
+    let effects = replica.hello_of(2, EPOCH, SIZE);
     assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Foreign(_))]), "{effects:?}");
     assert_eq!(replica.follower.header().size_bytes, LONGER);
 }
@@ -166,53 +167,4 @@ fn a_comparison_that_is_under_way_goes_on_to_the_new_end() {
     }
     assert_eq!(asked, all);
     assert_eq!(bench.active.progress()[&2].extents_left, 0);
-}
-
-struct Replica {
-    follower: Follower,
-    handle: u64,
-}
-
-impl Replica {
-    fn new(image: Image) -> Self {
-        Self { follower: Follower::start(image, Limits::default()), handle: 0 }
-    }
-
-    fn hear(&mut self, session: u64, frame: Frame) -> Vec<FollowerEffect> {
-        self.handle += 1;
-        self.follower.handle(0, FollowerEvent::Frame { session, handle: self.handle, frame })
-    }
-
-    fn disk(&mut self, event: LocalEvent) -> Vec<FollowerEffect> {
-        self.follower.handle(0, FollowerEvent::Local(event))
-    }
-
-    fn hello(&mut self, session: u64, epoch: u64, size_bytes: u64) -> Vec<FollowerEffect> {
-        let (version, volume, replica) = (WIRE_VERSION, name(), id_of(2));
-        self.hear(session, Frame::Hello { version, volume, epoch, active: 1, replica, size_bytes })
-    }
-
-    fn following(image: Image) -> Self {
-        let mut replica = Self::new(image);
-        replica.hello(1, EPOCH, SIZE);
-        replica.disk(LocalEvent::HeaderSaved);
-        replica.hear(1, Frame::Begin { torn: false });
-        replica
-    }
-}
-
-fn sent(effects: &[FollowerEffect]) -> Vec<Frame> {
-    let frame = |e: &FollowerEffect| match e {
-        FollowerEffect::Send { frame, .. } => Some(frame.clone()),
-        _ => None,
-    };
-    effects.iter().filter_map(frame).collect()
-}
-
-fn local(effects: &[FollowerEffect]) -> Vec<LocalEffect> {
-    let local = |e: &FollowerEffect| match e {
-        FollowerEffect::Local(local) => Some(local.clone()),
-        _ => None,
-    };
-    effects.iter().filter_map(local).collect()
 }

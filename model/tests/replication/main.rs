@@ -13,6 +13,7 @@ mod homes;
 mod machines;
 mod map;
 mod network;
+mod one_replica;
 mod raft;
 mod replica;
 mod rot;

@@ -1,61 +1,8 @@
 //! One scenario per sentence of DESIGN.md's "Volumes", on the replica's side.
 
-use crate::bench::{EPOCH, SIZE, id_of, image, name, write};
-use thermidor_model::replication::{
-    EXTENT_BYTES, Follower, FollowerEffect, FollowerEvent, Frame, Image, Limits, LocalEffect, LocalEvent,
-    Refusal, WIRE_VERSION,
-};
-
-struct Replica {
-    follower: Follower,
-    handle: u64,
-}
-
-impl Replica {
-    fn new(image: Image) -> Self {
-        Self { follower: Follower::start(image, Limits::default()), handle: 0 }
-    }
-
-    fn hear(&mut self, session: u64, frame: Frame) -> Vec<FollowerEffect> {
-        self.handle += 1;
-        self.follower.handle(0, FollowerEvent::Frame { session, handle: self.handle, frame })
-    }
-
-    fn disk(&mut self, event: LocalEvent) -> Vec<FollowerEffect> {
-        self.follower.handle(0, FollowerEvent::Local(event))
-    }
-
-    fn hello(&mut self, session: u64, epoch: u64) -> Vec<FollowerEffect> {
-        let (volume, replica) = (name(), id_of(2));
-        self.hear(
-            session,
-            Frame::Hello { version: WIRE_VERSION, volume, epoch, active: 1, replica, size_bytes: SIZE },
-        )
-    }
-
-    /// An epoch has begun and its stream too.
-    fn following(torn: bool) -> Self {
-        let mut replica = Self::new(image(2, &[]));
-        replica.hello(1, EPOCH);
-        let present = replica.disk(LocalEvent::HeaderSaved);
-        assert!(matches!(sent(&present)[..], [Frame::Present { .. }]));
-        replica.hear(1, Frame::Begin { torn });
-        replica
-    }
-}
-
-fn sent(effects: &[FollowerEffect]) -> Vec<Frame> {
-    let frame = |e: &FollowerEffect| {
-        if let FollowerEffect::Send { frame, .. } = e { Some(frame.clone()) } else { None }
-    };
-    effects.iter().filter_map(frame).collect()
-}
-
-fn local(effects: &[FollowerEffect]) -> Vec<LocalEffect> {
-    let local =
-        |e: &FollowerEffect| if let FollowerEffect::Local(local) = e { Some(local.clone()) } else { None };
-    effects.iter().filter_map(local).collect()
-}
+use crate::bench::{EPOCH, id_of, image, write};
+use crate::one_replica::{Replica, local, sent};
+use thermidor_model::replication::{EXTENT_BYTES, Follower, Frame, Limits, LocalEffect, LocalEvent, Refusal};
 
 #[test]
 fn an_epoch_is_promised_durably_before_it_is_answered_and_an_older_one_refused() {
@@ -82,7 +29,7 @@ fn a_missing_or_foreign_image_refuses() {
 
 #[test]
 fn an_extent_is_durably_marked_before_the_first_write_to_it() {
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     let effects = replica.hear(1, Frame::Op { seq: 2, op: write(3) });
     assert_eq!(
         local(&effects),
@@ -96,7 +43,7 @@ fn an_extent_is_durably_marked_before_the_first_write_to_it() {
 
 #[test]
 fn marks_go_when_everybody_has_everything_and_only_then() {
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     replica.hear(1, Frame::Op { seq: 2, op: write(3) });
     replica.disk(LocalEvent::Marked);
     let id = replica.handle;
@@ -133,7 +80,7 @@ fn marks_go_when_everybody_has_everything_and_only_then() {
 
 #[test]
 fn what_overlaps_is_written_in_order() {
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     replica.hear(1, Frame::Op { seq: 2, op: write(3) });
     let first = replica.handle;
     replica.disk(LocalEvent::Marked);
@@ -144,7 +91,7 @@ fn what_overlaps_is_written_in_order() {
 
 #[test]
 fn a_flush_is_acknowledged_only_with_data_and_position_durable() {
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     replica.hear(1, Frame::Op { seq: 2, op: write(3) });
     let id = replica.handle;
     replica.disk(LocalEvent::Marked);
@@ -165,7 +112,7 @@ fn a_flush_is_acknowledged_only_with_data_and_position_durable() {
 
 #[test]
 fn a_catch_up_from_another_moment_says_torn_until_it_has_settled() {
-    let mut replica = Replica::following(true);
+    let mut replica = Replica::following(image(2, &[]), true);
     assert!(replica.follower.header().torn);
     let copy = Frame::Copy { seq: 2, extent: 1, len: EXTENT_BYTES, hole: false };
     assert!(local(&replica.hear(1, copy)).is_empty(), "torn is durable first");
@@ -206,7 +153,7 @@ fn what_was_written_after_the_settling_flush_was_asked_keeps_its_mark() {
 
 #[test]
 fn an_io_error_marks_it_durably_failed_and_it_serves_nobody_any_more() {
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     let effects = replica.disk(LocalEvent::Failed { error: "EIO".into() });
     assert!(matches!(sent(&effects)[..], [Frame::Failed { .. }]));
     assert!(matches!(&local(&effects)[..], [LocalEffect::SaveHeader { header: h, .. }] if h.failed));
@@ -219,7 +166,7 @@ fn a_frame_out_of_place_or_out_of_bounds_is_refused() {
     replica.hello(1, EPOCH);
     let effects = replica.hear(1, Frame::Op { seq: 2, op: write(0) });
     assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Unexpected(_))]));
-    let mut replica = Replica::following(false);
+    let mut replica = Replica::following(image(2, &[]), false);
     let effects = replica.hear(1, Frame::Op { seq: 2, op: write(16) });
     assert!(matches!(sent(&effects)[..], [Frame::Refused(Refusal::Unexpected(_))]));
 }
