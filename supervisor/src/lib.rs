@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod cli;
+mod clock;
 pub mod daemon;
 pub mod demo;
 pub mod guard;

@@ -23,7 +23,7 @@ fn given(spec: &HomeSpec) -> impl Iterator<Item = (&str, &MailSpec, &Certificate
 /// Reads the keys that stand in files beside the YAML, and looks whether each fits its certificate, its
 /// server's name and the day; what is wrong is shown at its line.
 pub fn read_keys(file: &Path, text: &str, spec: &HomeSpec) -> Result<Keys, Refused> {
-    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let now_ms = crate::clock::unix_ms();
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let mut keys = Keys::new();
     for (service, mail, given) in given(spec) {

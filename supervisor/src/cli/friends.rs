@@ -5,6 +5,7 @@ use super::show::{bytes, local_time, print_line, print_list, table};
 use super::{Format, Output};
 use crate::api::friends::{FriendInvitation, FriendLine, FriendList, FriendMet};
 use crate::api::{Refused, Request, client};
+use crate::clock::unix_ms;
 use crate::paths::Paths;
 use clap::Subcommand;
 use std::io::IsTerminal;
@@ -121,17 +122,13 @@ fn invite(paths: &Paths, ttl: &str, no_wait: bool, yes: bool) -> Result<(), Refu
                     ));
                 }
             }
-            Some(open) if open.id == given.id && open.until_ms > now_ms() => {}
+            Some(open) if open.id == given.id && open.until_ms > unix_ms() => {}
             Some(open) if open.id == given.id => {
                 return Err(Refused::because("nobody came in time: run `thermidor friend invite` again"));
             }
             _ => return Err(Refused::because("another code was given out meanwhile: this one is void")),
         }
     }
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
 fn accept(paths: &Paths, code: String, addresses: Vec<String>, yes: bool) -> Result<(), Refused> {

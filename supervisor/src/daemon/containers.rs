@@ -1,8 +1,8 @@
 //! This radiator's containers: whether each is ready, and what it does.
 
 use super::found::Seen;
-use super::leader::unix_ms;
 use super::{Context, within};
+use crate::clock::unix_ms;
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,6 +5,7 @@ use super::orders::{ORDER_MAX, value};
 use super::{Context, within};
 use crate::api::Refused;
 use crate::api::view::{KitPrint, VERSION};
+use crate::clock::unix_ms;
 use anyhow::Context as _;
 use serde_json::Value;
 use thermidor_backup::kit::{Friend, Kit};
@@ -39,7 +40,7 @@ impl Context {
             let key = PublicKey(kit.signer().map_err(|e| refused(&e))?.public().0);
             let number = self.node.state().borrow().keys.sealed_under;
             let sealed = self.node.identity().seal(number, KIT_SECRET, &kit.entropy()[..]);
-            let record = KitRecord { made_ms: now_ms(), printed_ms: None, rehearsed_ms: None, key };
+            let record = KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, key };
             let command = Command::SetKit { was: None, record, sealed: sealed.map_err(|e| refused(&e))? };
             match self.node.propose(command, within(ORDER_MAX)).await {
                 // Somebody else's came first: that one counts.
@@ -67,16 +68,11 @@ impl Context {
         let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
         let page = kit.page(&home, &date, &friends).map_err(|e| refused(&e))?;
         let words = kit.words().map_err(|e| refused(&e))?.map(str::to_owned).to_vec();
-        let printed = Command::NoteKit { printed_ms: Some(now_ms()), rehearsed_ms: None };
+        let printed = Command::NoteKit { printed_ms: Some(unix_ms()), rehearsed_ms: None };
         // Printed it is, whether the home could take note of it or not.
         if let Err(e) = self.node.propose(printed, within(ORDER_MAX)).await {
             tracing::warn!("that the kit was printed is not noted: {e}");
         }
         value(&KitPrint { version: VERSION, page, words })
     }
-}
-
-/// This radiator's wall clock, Unix ms.
-pub(in crate::daemon) fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }

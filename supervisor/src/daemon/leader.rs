@@ -3,6 +3,7 @@
 
 use super::within;
 use crate::api::view::LeaderView;
+use crate::clock::unix_ms;
 use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -344,11 +345,6 @@ fn differs(old: &Report, new: &Report) -> bool {
     let replicas =
         |r: &Report| r.replicas.iter().map(|(n, v)| (n.clone(), v.state.clone())).collect::<Vec<_>>();
     old.images != new.images || old.instances != new.instances || replicas(old) != replicas(new)
-}
-
-/// The wall clock, Unix ms.
-pub fn unix_ms() -> u64 {
-    jiff::Timestamp::now().as_millisecond().max(0) as u64
 }
 
 /// The wall clock as the planner wants it.

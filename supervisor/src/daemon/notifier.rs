@@ -1,7 +1,7 @@
 //! Mails what matters while this member leads.
 
-use super::leader::unix_ms;
 use super::{Context, within};
+use crate::clock::unix_ms;
 use crate::notify;
 use std::time::Duration;
 use thermidor_model::Command;

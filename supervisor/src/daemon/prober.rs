@@ -2,8 +2,8 @@
 //! the home's address, as a client would. What it finds is told and shown; nothing is moved for it.
 
 use super::health::{Health, Rhythm};
-use super::leader::unix_ms;
 use super::{Context, within};
+use crate::clock::unix_ms;
 use anyhow::Context as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

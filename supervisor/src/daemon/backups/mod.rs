@@ -8,7 +8,7 @@ mod work;
 pub use orders::{answer, standings};
 
 use super::Context;
-use super::kit::now_ms;
+use crate::clock::unix_ms;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ pub struct Desk {
 
 #[derive(Default)]
 struct Inner {
-    running: BTreeMap<Pair, (Task, watch::Receiver<Progress>)>,
+    running: BTreeMap<Pair, watch::Receiver<Progress>>,
     ordered: BTreeMap<Pair, Task>,
     ended: BTreeMap<Pair, Ended>,
 }
@@ -66,7 +66,7 @@ pub async fn run(context: Context) {
     if let Err(e) = stage::sweep(&context.paths.data) {
         tracing::warn!("what an earlier backup left is still there: {e:#}");
     }
-    let awake = now_ms();
+    let awake = unix_ms();
     let mut jobs = JoinSet::new();
     loop {
         while jobs.try_join_next().is_some() {}
@@ -97,18 +97,15 @@ impl Context {
         awake: u64,
     ) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
         let me = self.node.id();
-        let mine = |subject: &Subject| match subject {
-            Subject::HomeItself => leads_home(state, me, leader),
-            Subject::Service(service) => runner(state, service) == Some(me),
-        };
-        let wishes: Vec<Wish> = wishes(state).into_iter().filter(|wish| mine(&wish.subject)).collect();
+        let mut wishes = wishes(state);
+        wishes.retain(|wish| backs_up(state, &wish.subject, leader) == Some(me));
         let (running, ordered) = {
             let inner = self.backups.lock();
             let running: BTreeSet<Pair> = inner.running.keys().cloned().collect();
             // An order stays until it is begun.
             (running, inner.ordered.clone())
         };
-        let now = now_ms();
+        let now = unix_ms();
         let records = records(state);
         let mut due: Vec<Decision> = decide(&wishes, &records, &running, awake, now, &TimeZone::system())
             .into_iter()
@@ -171,6 +168,9 @@ pub(super) fn wishes(state: &State) -> Vec<Wish> {
             drill_every: spec.drill_ms,
         });
     }
+    if all.is_empty() {
+        return wishes;
+    }
     let content = content(state);
     for friend in all {
         let record = state.backups.get(&Subject::HomeItself).and_then(|records| records.get(friend));
@@ -207,13 +207,21 @@ pub(super) fn content(state: &State) -> String {
         friends,
     );
     // A map of names always is JSON; should it not be, the home is backed up once more than needed.
-    let text = serde_json::to_vec(&told).unwrap_or_else(|_| now_ms().to_le_bytes().to_vec());
+    let text = serde_json::to_vec(&told).unwrap_or_else(|_| unix_ms().to_le_bytes().to_vec());
     blake3::hash(&text).to_hex().to_string()
+}
+
+/// Who backs a subject up, while `leader` leads.
+pub(super) fn backs_up(state: &State, subject: &Subject, leader: Option<NodeId>) -> Option<NodeId> {
+    match subject {
+        Subject::HomeItself => backs_home_up(state, leader),
+        Subject::Service(service) => backs_service_up(state, service),
+    }
 }
 
 /// Who backs a service up: a standby that is in sync in all of its volumes, for there nobody waits for the disk; else the
 /// active. What is a folder is only where it is used.
-pub(super) fn runner(state: &State, service: &ServiceName) -> Option<NodeId> {
+fn backs_service_up(state: &State, service: &ServiceName) -> Option<NodeId> {
     let active = state.services.get(service).and_then(|s| s.active);
     let is_folder = |volume: &Volume| volume.driver.is_folder();
     if state.volumes_of(service).any(|(_, volume)| is_folder(volume)) {
@@ -232,12 +240,9 @@ pub(super) fn runner(state: &State, service: &ServiceName) -> Option<NodeId> {
 
 /// Whoever leads backs the home itself up. A witness holds no keys: while one leads, the active of the first service does
 /// it, which is up, for its lease says so.
-fn leads_home(state: &State, me: NodeId, leader: Option<NodeId>) -> bool {
+fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
     let is_radiator = |node: &NodeId| state.members.get(node).is_some_and(|m| m.role == Role::Radiator);
-    match leader.filter(is_radiator) {
-        Some(leader) => leader == me,
-        None => state.services.values().find_map(|service| service.active) == Some(me),
-    }
+    leader.filter(is_radiator).or_else(|| state.services.values().find_map(|service| service.active))
 }
 
 #[cfg(test)]
@@ -278,26 +283,24 @@ mod tests {
     fn a_standby_in_sync_backs_up_else_the_active() {
         let mut state = state();
         assert_eq!(state.services[&mail()].active, Some(1));
-        assert_eq!(runner(&state, &mail()), Some(2));
+        assert_eq!(backs_service_up(&state, &mail()), Some(2));
         state.members.get_mut(&2).unwrap().off = Some(Off { until_ms: None, power_off: false });
-        assert_eq!(runner(&state, &mail()), Some(3));
+        assert_eq!(backs_service_up(&state, &mail()), Some(3));
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         volume.in_sync = [1].into();
-        assert_eq!(runner(&state, &mail()), Some(1));
+        assert_eq!(backs_service_up(&state, &mail()), Some(1));
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         (volume.in_sync, volume.driver) = ([1, 2, 3].into(), thermidor_model::spec::VolumeDriver::Local);
-        assert_eq!(runner(&state, &mail()), Some(1), "a folder is only where it is used");
+        assert_eq!(backs_service_up(&state, &mail()), Some(1), "a folder is only where it is used");
     }
 
     #[test]
     fn the_leader_backs_the_home_itself_up_and_while_a_witness_leads_an_active() {
         let mut state = state();
         let witness = thermidor_model::testing::join(&mut state, "grenier", Role::Witness);
-        let who =
-            |leader| [1, 2, 3].into_iter().filter(|me| leads_home(&state, *me, leader)).collect::<Vec<_>>();
-        assert_eq!(who(Some(3)), [3]);
-        assert_eq!(who(Some(witness)), [1], "mail is active on it, so it is up");
-        assert_eq!(who(None), [1]);
+        assert_eq!(backs_home_up(&state, Some(3)), Some(3));
+        assert_eq!(backs_home_up(&state, Some(witness)), Some(1), "mail is active on it, so it is up");
+        assert_eq!(backs_home_up(&state, None), Some(1));
     }
 
     #[test]

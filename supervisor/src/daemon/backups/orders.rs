@@ -1,10 +1,10 @@
 //! `backup ls`, `run` and `check`: told from the home's records and from whoever is at it, ordered from whoever does it.
 
-use super::{declared, leads_home, records, runner, wishes};
+use super::{backs_up, declared, records, wishes};
 use crate::api::Refused;
 use crate::api::backups::{BackupLine, BackupList, BackupStanding, Ordered};
+use crate::clock::unix_ms;
 use crate::daemon::Context;
-use crate::daemon::kit::now_ms;
 use crate::daemon::orders::value;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,8 @@ const ASK_MAX: Duration = Duration::from_secs(3);
 enum Asked {
     /// What it is doing.
     Running,
-    /// To do that soon.
-    Do(Vec<(Subject, HomeName, bool)>),
+    /// To back that up soon, or only to read back a part of what was.
+    Do { subject: Subject, friend: HomeName, prove: bool },
 }
 
 /// What one radiator answers.
@@ -46,19 +46,17 @@ pub async fn answer(context: Context, body: Bytes) -> Result<Bytes, String> {
     let asked: Asked = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
     let doing = {
         let mut inner = context.backups.lock();
-        if let Asked::Do(pairs) = asked {
-            for (subject, friend, prove) in pairs {
-                inner.ordered.insert((subject, friend), if prove { Task::Prove } else { Task::Backup });
-            }
+        if let Asked::Do { subject, friend, prove } = asked {
+            inner.ordered.insert((subject, friend), if prove { Task::Prove } else { Task::Backup });
         }
-        let running = inner.running.iter().map(|((subject, friend), (_, progress))| {
+        let running = inner.running.iter().map(|((subject, friend), progress)| {
             let Progress { bytes_done, total_bytes, .. } = *progress.borrow();
             (subject.clone(), friend.clone(), bytes_done, total_bytes)
         });
         let waiting = inner.ordered.keys().map(|(subject, friend)| (subject.clone(), friend.clone(), 0, 0));
         let ended =
             inner.ended.iter().map(|((subject, friend), e)| (subject.clone(), friend.clone(), e.clone()));
-        Doing { now_ms: now_ms(), running: running.chain(waiting).collect(), ended: ended.collect() }
+        Doing { now_ms: unix_ms(), running: running.chain(waiting).collect(), ended: ended.collect() }
     };
     context.backups.wake.notify_one();
     serde_json::to_vec(&doing).map(Bytes::from).map_err(|e| e.to_string())
@@ -106,18 +104,16 @@ impl Context {
         prove: bool,
     ) -> Result<Value, Refused> {
         let pairs = wanted(state, subject.as_ref(), to.as_ref())?;
+        let leader = self.node.leadership().borrow().leader;
         let mut ordered = Ordered { pairs: Vec::new() };
         for (subject, friend) in pairs {
-            let node = match &subject {
-                Subject::HomeItself => self.who_backs_home_up(state),
-                Subject::Service(service) => runner(state, service),
-            };
+            let node = backs_up(state, &subject, leader);
             let node = node.ok_or_else(|| {
                 Refused::because(format!(
                     "no radiator holds {subject} in sync: see `thermidor explain {subject}`"
                 ))
             })?;
-            let asked = Asked::Do(vec![(subject.clone(), friend.clone(), prove)]);
+            let asked = Asked::Do { subject: subject.clone(), friend: friend.clone(), prove };
             let doing = self
                 .ask_backups(node, &asked)
                 .await
@@ -125,11 +121,6 @@ impl Context {
             ordered.pairs.push((subject.to_string(), friend.to_string(), doing.now_ms));
         }
         value(&ordered)
-    }
-
-    fn who_backs_home_up(&self, state: &State) -> Option<NodeId> {
-        let leader = self.node.leadership().borrow().leader;
-        state.members.keys().copied().find(|node| leads_home(state, *node, leader))
     }
 }
 
@@ -195,7 +186,7 @@ fn wanted(state: &State, subject: Option<&Subject>, to: Option<&HomeName>) -> Re
 
 /// How each wish is fulfilled, for `status`; what is declared for friends that are none yet is said too.
 pub fn standings(state: &State) -> (Vec<BackupStanding>, Vec<String>) {
-    let (known, now) = (records(state), now_ms());
+    let (known, now) = (records(state), unix_ms());
     let standings: Vec<_> = wishes(state).iter().map(|wish| BackupStanding::of(wish, &known, now)).collect();
     let mut warnings: Vec<String> =
         standings.iter().filter(|s| s.late).map(|s| format!("backup: {}", s.text)).collect();

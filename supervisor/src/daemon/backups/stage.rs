@@ -55,7 +55,7 @@ impl Stage {
     /// Freezes a subject.
     pub async fn take(context: &Context, state: &State, subject: &Subject) -> anyhow::Result<Self> {
         let dir = place(&context.paths.data).join(subject.as_str());
-        let taken = crate::daemon::kit::now_ms();
+        let taken = crate::clock::unix_ms();
         let mut stage = Self { dir, taken, mounted: Vec::new(), snapshots: Vec::new() };
         let filled = match subject {
             Subject::HomeItself => stage.write_home(context, state),
@@ -110,11 +110,9 @@ impl Stage {
 
     async fn snapshot(&mut self, context: &Context, volume: &VolumeName) -> anyhow::Result<PathBuf> {
         let control = VolumeControl::new(&context.paths.run, volume.clone());
-        for left in control.snapshots().await? {
-            let ours =
-                SnapshotName::new(left.name.to_string()).ok().filter(|n| n.as_str().starts_with(PREFIX));
-            let Some(left) = ours else { continue };
-            remove(&control, left).await;
+        let all = control.snapshots().await?;
+        for left in all.into_iter().filter(|left| left.name.as_str().starts_with(PREFIX)) {
+            remove(&control, left.name).await;
         }
         let name = SnapshotName::new(format!("{PREFIX}{}", self.taken))?;
         control.take_snapshot(name.clone()).await?;

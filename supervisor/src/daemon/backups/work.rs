@@ -2,7 +2,7 @@
 //! fails holds no other up.
 
 use super::stage::Stage;
-use crate::daemon::kit::now_ms;
+use crate::clock::unix_ms;
 use crate::daemon::{Context, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Work {
         for (friend, progress) in &friends {
             let pair = (subject.clone(), friend.clone());
             inner.ordered.remove(&pair);
-            inner.running.insert(pair, (task, progress.subscribe()));
+            inner.running.insert(pair, progress.subscribe());
         }
         drop(inner);
         Self { subject, task, friends, desk }
@@ -108,7 +108,7 @@ impl Work {
         if let Err(e) = make_private(&place) {
             return failed(was, Passes::ByAPerson, format!("{}: {e}", place.display()));
         }
-        let (record, drilled) = round.drill(&place, was, now_ms).await;
+        let (record, drilled) = round.drill(&place, was, unix_ms).await;
         if let Err(e) = std::fs::remove_dir_all(&place) {
             tracing::warn!("what was restored to be looked at is still there: {}: {e}", place.display());
         }
@@ -123,7 +123,7 @@ impl Work {
     }
 
     async fn note(&self, context: &Context, friend: &HomeName, was: &Record, record: Record) {
-        let ended = (now_ms(), record.failure.as_ref().map(|failure| failure.why.clone()));
+        let ended = (unix_ms(), record.failure.as_ref().map(|failure| failure.why.clone()));
         self.desk.lock().ended.insert((self.subject.clone(), friend.clone()), ended);
         if record == *was {
             return;
@@ -197,21 +197,21 @@ impl With<'_> {
             vault: friend.clone(),
             subject: work.subject.clone(),
         };
-        let mut record = match (work.task, self.stage) {
-            (Task::Backup, Some(stage)) => {
+        let mut record = match self.stage {
+            Some(stage) => {
                 let me = context.node.id();
-                let mut record = round.back_up(&stage.dir, stage.taken, was, me, now_ms, progress).await;
-                let is_untidy = record.tidied.is_none_or(|at| now_ms().saturating_sub(at) >= TIDY_EVERY);
+                let mut record = round.back_up(&stage.dir, stage.taken, was, me, unix_ms, progress).await;
+                let is_untidy = record.tidied.is_none_or(|at| unix_ms().saturating_sub(at) >= TIDY_EVERY);
                 if record.failure.is_none() && is_untidy {
-                    record = round.tidy(&Keep::default(), &record, now_ms).await;
+                    record = round.tidy(&Keep::default(), &record, unix_ms).await;
                 }
                 if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
                     record.content = Some(super::content(state));
                 }
                 record
             }
-            (Task::Drill, _) => work.drill(context, &round, friend, was).await,
-            (Task::Prove, _) | (Task::Backup, None) => round.prove(was, now_ms).await,
+            None if work.task == Task::Drill => work.drill(context, &round, friend, was).await,
+            None => round.prove(was, unix_ms).await,
         };
         // What restic calls unreachable, in the words of whoever was dialed.
         if let (Some(failure), Some(trouble)) = (&mut record.failure, door.trouble())
@@ -234,7 +234,7 @@ fn passes_of(error: &anyhow::Error) -> Passes {
 }
 
 fn failed(was: &Record, passes: Passes, why: String) -> Record {
-    let failure = Failure::next(was.failure.as_ref(), now_ms(), passes, why);
+    let failure = Failure::next(was.failure.as_ref(), unix_ms(), passes, why);
     Record { failure: Some(failure), ..was.clone() }
 }
 

@@ -2,10 +2,11 @@
 //! comes of it is a friend that counts once both people have compared the words.
 
 use super::super::orders::{ORDER_MAX, value};
-use super::super::{Context, kit::now_ms, within};
+use super::super::{Context, within};
 use super::{FRAME_MAX, own_addresses, vault_of};
 use crate::api::Refused;
 use crate::api::friends::{FriendInvitation, FriendMet};
+use crate::clock::unix_ms;
 use serde_json::Value;
 use std::io;
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl Context {
             return Err(Refused::because("a code is good for seven days at most"));
         }
         self.kit_or_new().await?;
-        let drawn = Invitation::draw(now_ms(), ttl_s * 1000);
+        let drawn = Invitation::draw(unix_ms(), ttl_s * 1000);
         let sealed = self.keys.seal(CODE_SECRET, drawn.code.to_string().as_bytes()).map_err(refused)?;
         let id = rand::random();
         let invitation = PairingInvitation { id, sealed, expires_ms: drawn.until, burnt: false };
@@ -77,7 +78,7 @@ impl Context {
             Ok(_) => Ok(true),
             Err(e) => Err(io::Error::other(e.to_string())),
         };
-        let paired = pairing::host(stream, invitation, own, burn, now_ms, FRAME_MAX).await?;
+        let paired = pairing::host(stream, invitation, own, burn, unix_ms, FRAME_MAX).await?;
         info!(friend = %paired.friend.home, "it knew the code");
         if let Err(why) = self.order(meet(&paired)).await {
             anyhow::bail!("{} knew the code and is not noted: {why}", paired.friend.home);

@@ -54,8 +54,9 @@ impl Drop for Listening {
 pub(in crate::daemon) async fn run(context: Context) {
     let mut listening: BTreeMap<ServiceName, Listening> = BTreeMap::new();
     let mut asked = Instant::now();
+    let mut applied = context.node.state();
     loop {
-        let state = context.node.state().borrow().clone();
+        let state = applied.borrow_and_update().clone();
         listening.retain(|name, _| vaults(&state).any(|declared| declared == name));
         for name in vaults(&state) {
             if listening.get(name).is_none_or(|task| task.0.is_finished()) {
@@ -72,7 +73,11 @@ pub(in crate::daemon) async fn run(context: Context) {
             asked = Instant::now();
             context.note_generations(&state).await;
         }
-        tokio::time::sleep(LOOK).await;
+        if vaults(&state).next().is_some() {
+            tokio::time::sleep(LOOK).await;
+        } else if applied.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn run(context: Context) {
         }
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY), if !home.restores.is_empty() => {}
         }
     }
 }

@@ -271,7 +271,7 @@ async fn a_recovered_service_takes_what_was_made_before_the_fire() {
     let mut exported = (*home.state()).clone();
     let kept = [(alice.name.clone(), Record::default())].into();
     exported.backups.insert(Subject::Service(mail()), kept);
-    let (_, recovered) = exported.recovered(crate::daemon::kit::now_ms(), &recoverer());
+    let (_, recovered) = exported.recovered(crate::clock::unix_ms(), &recoverer());
     let restore = recovered.restores[&mail()].clone();
     assert_eq!(restore.stage, RestoreStage::Filling { held: true });
     home.back_up(&alice).await;
