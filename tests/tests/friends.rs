@@ -53,17 +53,6 @@ fn wait(home: &Home, radiator: &str, what: &str, wanted: impl Fn(&[Friend]) -> b
     found.with_context(|| format!("{radiator}'s friends are {last:?}"))
 }
 
-/// Founds a home of one radiator there.
-fn found(home: &mut Home, name: &str, radiator: &str, yaml: &str) -> Result<()> {
-    let listen = home.listener(radiator)?;
-    home.type_on(radiator, &["init", name, "--radiator", radiator, "--listen", &listen])?;
-    home.start_units(radiator, true)?;
-    home.sit_at(radiator);
-    home.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
-    home.apply(yaml)?;
-    home.wait(120, "the vault to run", |s| s.runs_on("vault") == Some(radiator)).map(drop)
-}
-
 fn vault(home: &Home, radiator: &str, terms: &str) -> Result<String> {
     let address = home.lab.radiator(radiator)?.address();
     Ok(format!(
@@ -98,9 +87,9 @@ fn two_homes_become_friends_back_up_to_one_another_and_part() {
          volumes: {{ vault: {{ size: 256m }} }}\n",
         vault(&home, chalet, ", friends: { maison: { lend: 96m, up: 512k } }").unwrap()
     );
-    found(&mut home, "maison", salon, &maison).unwrap();
+    home.found("maison", salon, &maison, "vault").unwrap();
     home.wait(60, "the notes to run", |s| s.runs_on("notes").is_some()).unwrap();
-    found(&mut home, "alpes", chalet, &alpes).unwrap();
+    home.found("alpes", chalet, &alpes, "vault").unwrap();
 
     become_friends(&home).unwrap();
     backs_up(&home).unwrap();
@@ -110,10 +99,7 @@ fn two_homes_become_friends_back_up_to_one_another_and_part() {
 fn become_friends(home: &Home) -> Result<()> {
     let [salon, chalet] = RADIATORS;
     let address = home.lab.radiator(salon)?.address().to_string();
-    let invite = || -> Result<String> {
-        let said = home.type_on(salon, &["friend", "invite", "--no-wait"])?;
-        Ok(said.lines().next().context("no code was printed")?.trim().to_owned())
-    };
+    let invite = || home.friends_code(salon);
     // A code that is none costs nothing; one that is not this one is the one guess.
     let (void, code) = (invite()?, invite()?);
     let typo = home.refused_on(chalet, &["friend", "accept", "abandon-abilty-able", &address])?;

@@ -16,17 +16,6 @@ const MACHINES: [&str; 3] = ["salon", "chalet", "neuf"];
 const PATIENCE: Duration = Duration::from_secs(120);
 const NOTES: &str = "thermidor.maison.notes";
 
-/// Founds a home of one radiator there.
-fn found(home: &mut Home, name: &str, radiator: &str, yaml: &str, service: &str) -> Result<()> {
-    let listen = home.listener(radiator)?;
-    home.type_on(radiator, &["init", name, "--radiator", radiator, "--listen", &listen])?;
-    home.start_units(radiator, true)?;
-    home.sit_at(radiator);
-    home.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
-    home.apply(yaml)?;
-    home.wait(120, "its service to run", |s| s.runs_on(service) == Some(radiator)).map(drop)
-}
-
 /// Runs a shell in the notes' container.
 fn in_notes(home: &Home, machine: &str, script: &str) -> Result<String> {
     Ok(home.lab.radiator(machine)?.run("docker", &["exec", NOTES, "sh", "-c", script])?.trim().to_owned())
@@ -45,21 +34,6 @@ fn backed_up(home: &Home, machine: &str, subject: &str) -> Result<()> {
         let Ok(all) = asked(home, machine, &["backup", "ls", "-o", "json"]) else { return Ok(None) };
         let lines = all["items"].as_array().cloned().unwrap_or_default();
         Ok(lines.iter().any(|l| l["subject"] == subject && l["state"] == "proved").then_some(()))
-    })
-    .map_err(Into::into)
-}
-
-fn befriend(home: &Home) -> Result<()> {
-    let address = home.lab.radiator("chalet")?.address().to_string();
-    let said = home.type_on("chalet", &["friend", "invite", "--no-wait"])?;
-    let code = said.lines().next().context("no code was printed")?.trim().to_owned();
-    home.type_on("salon", &["friend", "accept", &code, &address, "--yes"])?;
-    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
-    // The vault reads its friends anew once a second.
-    until(PATIENCE, "alpes to let maison in", || {
-        std::thread::sleep(Duration::from_millis(300));
-        let Ok(all) = asked(home, "salon", &["friend", "ls", "-o", "json"]) else { return Ok(None) };
-        Ok((all["items"][0]["reachable"] == true).then_some(()))
     })
     .map_err(Into::into)
 }
@@ -84,9 +58,10 @@ fn a_home_burns_down_and_comes_back_from_the_words_on_paper() {
          settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
          volumes: {{ vault: {{ size: 128m }} }}\n"
     );
-    found(&mut home, "maison", "salon", &maison, "notes").unwrap();
-    found(&mut home, "alpes", "chalet", &alpes, "vault").unwrap();
-    befriend(&home).unwrap();
+    home.found("maison", "salon", &maison, "notes").unwrap();
+    home.found("alpes", "chalet", &alpes, "vault").unwrap();
+    home.befriend("chalet", "salon", "maison").unwrap();
+    home.reaches_its_friend(PATIENCE.as_secs(), "salon").unwrap();
     let (words, sum) = burn(&mut home).unwrap();
     recover(&mut home, &words, &sum, &chalet.to_string()).unwrap();
     live(&home, &sum).unwrap();

@@ -7,12 +7,42 @@ use rustls::ServerConfig;
 use rustls::server::Acceptor as Reading;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// Takes whoever comes and serves each beside the others, so many at once; more wait in the kernel's queue. Dropped, it
+/// hangs up on all of them.
+pub(crate) async fn take_all<F>(
+    listener: TcpListener,
+    most: usize,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut all = JoinSet::new();
+    loop {
+        while all.try_join_next().is_some() {}
+        if all.len() >= most {
+            all.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                all.spawn(serve(stream, from));
+            }
+            Err(error) => {
+                // No descriptors left, say: that passes.
+                tracing::warn!(%error, "a connection can't be taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
 
 /// The friends' keys; clones are the same set, which may change while connections come in.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 //! on over a connection of its own. It is there as long as its guard; other programs of this machine could use it
 //! meanwhile, and would find what the friend can see too: sealed bytes.
 
+use super::accept::take_all;
 use super::certificate::Own;
 use super::dial::{Pin, ToVault, dial_vault};
 use super::welcome::Welcome;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 /// Connections at once; more wait.
 const CONNECTIONS_MAX: usize = 64;
@@ -51,7 +52,10 @@ impl Forwarder {
         let at = listener.local_addr()?;
         let told = Arc::new(Mutex::default());
         let way = Arc::new(Way { addresses, own, pin, patience, told: told.clone() });
-        let task = tokio::spawn(pass_on(listener, way));
+        let task = tokio::spawn(take_all(listener, CONNECTIONS_MAX, move |client, _| {
+            let way = way.clone();
+            async move { way.carry(client).await }
+        }));
         Ok(Self { at, told, task })
     }
 
@@ -72,27 +76,6 @@ impl Forwarder {
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn pass_on(listener: TcpListener, way: Arc<Way>) {
-    let mut all = JoinSet::new();
-    loop {
-        while all.try_join_next().is_some() {}
-        if all.len() >= CONNECTIONS_MAX {
-            all.join_next().await;
-        }
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let way = way.clone();
-                all.spawn(async move { way.carry(client).await });
-            }
-            Err(error) => {
-                // No descriptors left, say: that passes.
-                tracing::warn!(%error, "a connection to a friend's vault can't be taken");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
     }
 }
 

@@ -10,6 +10,7 @@ mod key;
 mod tls;
 mod welcome;
 
+pub(crate) use accept::take_all;
 pub use accept::{Acceptor, Coming, NotAccepted, Pins};
 pub use certificate::Own;
 pub use dial::{DialError, Failed, Pin, ToVault, WithPort, dial_pairing, dial_vault};

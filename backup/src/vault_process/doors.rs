@@ -3,7 +3,7 @@
 use super::judge::{Judged, judge};
 use super::status::{AnnouncedStatus, FriendStatus, Status};
 use super::{PAIRING_SOCKET, Present};
-use crate::line::{Coming, TransportKey, Welcome, refuse, welcome};
+use crate::line::{Coming, TransportKey, Welcome, refuse, take_all, welcome};
 use crate::vault::{List, Vault};
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,6 @@ use thermidor_model::name::HomeName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Connections at once, of whomever; more wait in the kernel's queue.
@@ -79,28 +78,15 @@ impl Doors {
 
     /// Takes whoever comes. Dropped, it hangs up on all of them.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let mut all = JoinSet::new();
-        loop {
-            while all.try_join_next().is_some() {}
-            if all.len() >= CONNECTIONS_MAX {
-                all.join_next().await;
-            }
-            match listener.accept().await {
-                Ok((stream, from)) => {
-                    let doors = self.clone();
-                    all.spawn(async move {
-                        if let Err(error) = doors.receive(stream).await {
-                            tracing::debug!(%from, "{}", super::chain(error.as_ref()));
-                        }
-                    });
-                }
-                Err(error) => {
-                    // No descriptors left, say: that passes.
-                    tracing::warn!(%error, "a connection can't be taken");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+        take_all(listener, CONNECTIONS_MAX, move |stream, from| {
+            let doors = self.clone();
+            async move {
+                if let Err(error) = doors.receive(stream).await {
+                    tracing::debug!(%from, "{}", super::chain(error.as_ref()));
                 }
             }
-        }
+        })
+        .await;
     }
 
     async fn receive(&self, stream: TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

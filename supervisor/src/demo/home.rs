@@ -215,12 +215,7 @@ impl Home {
         let names: Vec<String> = self.lab.radiators().iter().map(|r| r.name().to_owned()).collect();
         let [first, rest @ ..] = names.as_slice() else { bail!("a home without radiators") };
         self.lab.engines_ready()?;
-        let listen = self.listener(first)?;
-        let mut args = vec!["init", "maison", "--radiator", first, "--listen", &listen];
-        args.extend(more);
-        self.type_on(first, &args)?;
-        self.start_units(first, true)?;
-        self.wait(60, "the founder's daemon", |s| s.leader.is_some())?;
+        self.init("maison", first, more)?;
         for name in rest {
             self.join(name, &[])?;
             self.start_units(name, true)?;
@@ -229,6 +224,52 @@ impl Home {
         // With exactly two radiators one votes: a home never has two voters.
         let votes = if names.len() == 2 { 1 } else { names.len() };
         self.wait(60, &format!("{votes} voters"), |s| s.voters() == votes)?;
+        Ok(())
+    }
+
+    /// Makes a machine, at which commands are typed, the first radiator of a home; its daemon leads then.
+    fn init(&self, home: &str, radiator: &str, more: &[&str]) -> Result<()> {
+        let listen = self.listener(radiator)?;
+        let mut args = vec!["init", home, "--radiator", radiator, "--listen", &listen];
+        args.extend(more);
+        self.type_on(radiator, &args)?;
+        self.start_units(radiator, true)?;
+        self.wait(60, "the founder's daemon", |s| s.leader.is_some()).map(drop)
+    }
+
+    /// Founds a home of one radiator there, at which commands are typed from then on, and waits for a service of what
+    /// it declares.
+    pub fn found(&mut self, home: &str, radiator: &str, yaml: &str, service: &str) -> Result<()> {
+        self.sit_at(radiator);
+        self.init(home, radiator, &[])?;
+        self.apply(yaml)?;
+        let runs = |s: &Status| s.runs_on(service) == Some(radiator);
+        self.wait(120, &format!("{service} to run"), runs).map(drop)
+    }
+
+    /// A code with which another home can become a friend of that radiator's.
+    pub fn friends_code(&self, radiator: &str) -> Result<String> {
+        let said = self.type_on(radiator, &["friend", "invite", "--no-wait"])?;
+        Ok(said.lines().next().context("no code was printed")?.trim().to_owned())
+    }
+
+    /// The homes of two radiators become friends: one gives out a code, the other, of that name, types it, and both say
+    /// that the words are the same.
+    pub fn befriend(&self, radiator: &str, guest: &str, guests_home: &str) -> Result<()> {
+        let address = self.lab.radiator(radiator)?.address().to_string();
+        let code = self.friends_code(radiator)?;
+        self.type_on(guest, &["friend", "accept", &code, &address, "--yes"])?;
+        self.type_on(radiator, &["friend", "confirm", guests_home, "--yes"]).map(drop)
+    }
+
+    /// Waits until a radiator's first friend lets it in: a vault reads its friends anew once a second.
+    pub fn reaches_its_friend(&self, limit_s: u64, radiator: &str) -> Result<()> {
+        until(Duration::from_secs(limit_s), "the friend to let us in", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let said = self.lab.radiator(radiator)?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
+            let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+            Ok((list["items"][0]["reachable"] == true).then_some(()))
+        })?;
         Ok(())
     }
 

@@ -39,24 +39,10 @@ impl Demo {
         title("Another household lends space: two homes become friends by a code and four words");
         self.home.lab.add(CHALET)?.engine_ready()?;
         let address = self.home.lab.radiator(CHALET)?.address().to_string();
-        let listen = self.home.listener(CHALET)?;
-        self.home.type_on(CHALET, &["init", FRIEND, "--radiator", CHALET, "--listen", &listen])?;
-        self.home.start_units(CHALET, true)?;
-        self.home.sit_at(CHALET);
-        self.home.wait(60, "the friend's daemon", |s| s.leader.is_some())?;
-        self.home.apply(&friends_yaml(&address))?;
-        self.home.wait(120, "the vault to run", |s| s.runs_on("vault").is_some())?;
-        let said = self.home.type_on(CHALET, &["friend", "invite", "--no-wait"])?;
-        let code = said.lines().next().context("no code was printed")?.trim().to_owned();
+        self.home.found(FRIEND, CHALET, &friends_yaml(&address), "vault")?;
         self.home.sit_at(seat);
-        self.home.type_here(&["friend", "accept", &code, &address, "--yes"])?;
-        self.home.type_on(CHALET, &["friend", "confirm", "maison", "--yes"])?;
-        let reached = until(Duration::from_secs(30), "the friend to let us in", || {
-            std::thread::sleep(Duration::from_millis(500));
-            let said = self.home.lab.radiator(seat)?.thermidor(&["friend", "ls", "-o", "json"], 30)?;
-            let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-            Ok((list["items"][0]["reachable"] == true).then_some(()))
-        });
+        self.home.befriend(CHALET, seat, "maison")?;
+        let reached = self.home.reaches_its_friend(30, seat);
         self.home.type_here(&["friend", "ls"])?;
         let text = "two homes that never met are friends, each known to the other by its key";
         self.ledger.claim(text, reached.is_ok(), "");
