@@ -372,6 +372,47 @@ fn a_slow_member_holds_the_device_back_and_is_not_waited_for_forever() {
 }
 
 #[test]
+fn one_that_was_dropped_for_being_slow_is_waited_for_again_only_once_it_is_prompt() {
+    let mut bench = Bench::of_three();
+    let before = bench.last_flush(3);
+    bench.write(0);
+    let flush = bench.flush();
+    while bench.proposed().is_empty() {
+        assert_eq!(bench.replies(flush), NOT_YET);
+        bench.wait(400);
+        bench.acknowledge(2);
+        // it answers, but its disk does not
+        bench.say(3, Frame::Ack { frames: 1000, durable: before });
+    }
+    assert!(matches!(bench.proposed()[..], [Command::DropFromSet { node: 3, .. }]));
+    bench.hear(Event::Answered(Answer::Set(11)));
+    assert_eq!(bench.replies(flush), [true]);
+    let answered_without_it = |bench: &mut Bench, block| {
+        bench.write(block);
+        let flush = bench.flush();
+        bench.acknowledge(2);
+        assert_eq!(bench.replies(flush), [true], "waited for one that was dropped");
+    };
+    answered_without_it(&mut bench, 1);
+    for block in 2..5 {
+        for _ in 0..10 {
+            bench.wait(400);
+            bench.acknowledge(2);
+            bench.say(3, Frame::Ack { frames: 1000, durable: before });
+        }
+        // done at last, after four seconds
+        bench.acknowledge(3);
+        answered_without_it(&mut bench, block);
+        assert_eq!(bench.proposed().len(), 1, "{:?}", bench.proposed());
+    }
+    bench.acknowledge(3);
+    bench.wait(10);
+    bench.acknowledge(3);
+    bench.acknowledge(2);
+    assert!(matches!(bench.proposed()[..], [_, Command::JoinSet { node: 3, .. }]), "{:?}", bench.proposed());
+}
+
+#[test]
 fn a_session_on_which_nothing_comes_is_closed() {
     let mut bench = Bench::of_three();
     bench.hear(Event::Connected { replica: 3, session: 33 });

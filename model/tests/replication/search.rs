@@ -1,11 +1,11 @@
 //! The small case, exhaustively: every order of a few requests, deliveries, disk jobs and faults.
 //!
-//! Depth first over the machines themselves; a state is met once, by its hash. Two things happen at
+//! Over the machines themselves; a state is met once, by its hash. Two things happen at
 //! once that in truth take time: hashing for a comparison, and the restart after a loss of power.
 
 use crate::disk::BLOCK;
 use crate::small::{Action, Budget, Small};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::rc::Rc;
 use thermidor_model::replication::{DeviceOp, Op, OpKind, Rules};
@@ -79,13 +79,18 @@ fn way_to(path: Option<Rc<Path>>) -> Vec<Action> {
     way
 }
 
+/// A state that was met, and how it was come to.
+type Met = (Small, Option<Rc<Path>>);
+/// States that nothing was tried in yet.
+type Frontier = VecDeque<Met>;
+
 /// Goes through all states, or until something breaks.
-fn explore(begin: Small) -> Explored {
+fn explore(begin: Small, next_of: impl Fn(&mut Frontier) -> Option<Met>) -> Explored {
     let mut explored = Explored::default();
     let mut met: HashSet<u64, BuildHasherDefault<Folding>> = HashSet::default();
     met.insert(hash_of(&begin));
-    let mut stack: Vec<(Small, Option<Rc<Path>>)> = vec![(begin, None)];
-    while let Some((small, path)) = stack.pop() {
+    let mut frontier = Frontier::from([(begin, None)]);
+    while let Some((small, path)) = next_of(&mut frontier) {
         if small.is_quiet() {
             explored.healed += 1;
             if let Err(broken) = small.clone().heal() {
@@ -104,7 +109,7 @@ fn explore(begin: Small) -> Explored {
                 break;
             }
             if met.insert(hash_of(&next)) {
-                stack.push((next, path));
+                frontier.push_back((next, path));
             }
         }
         if broken.is_some() {
@@ -126,7 +131,8 @@ fn whole(extent: u64) -> DeviceOp {
 
 /// All of it holds; says how much that was.
 fn holds(name: &str, small: Small) {
-    let explored = explore(small);
+    // depth first, which keeps the least at a time
+    let explored = explore(small, Frontier::pop_back);
     println!(
         "{name}: {} states, {} steps, {} quiet states healed",
         explored.states, explored.steps, explored.healed
@@ -138,7 +144,8 @@ fn holds(name: &str, small: Small) {
 
 /// With a rule broken, the search finds a way to lose something.
 fn found(name: &str, small: Small) {
-    let explored = explore(small);
+    // breadth first: with a rule broken there may be no end to what can happen
+    let explored = explore(small, Frontier::pop_front);
     match explored.broken {
         Some((broken, way)) => {
             println!("{name}: found in {} states, {} steps long: {broken}", explored.states, way.len());

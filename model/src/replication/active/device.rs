@@ -110,7 +110,10 @@ impl Active {
                 if stream.settle.is_none() && stream.teach {
                     teach.push((*node, session));
                 }
-                stream.settle.get_or_insert(seq);
+                if stream.settle.is_none() {
+                    let member = self.config.in_sync.contains(node);
+                    (stream.settle, stream.settle_ms) = (Some(seq), if member { 0 } else { self.now_ms });
+                }
                 to.push((*node, session));
             }
         }

@@ -86,6 +86,8 @@ pub(super) struct Stream {
     pub teach: bool,
     /// The first flush sent since nothing is left to compare or copy.
     pub settle: Option<u64>,
+    /// When that was sent, ms, as long as it matters: 0 for a member, and for one that joins.
+    pub settle_ms: u64,
 }
 
 impl Stream {

@@ -5,6 +5,11 @@ use super::{Active, Answer, Effect};
 use crate::command::Command;
 use crate::name::NodeId;
 use crate::state::Volume;
+use std::collections::BTreeSet;
+
+/// A replica that was dropped is waited for again once it makes a flush durable within this part of the time that
+/// flushes wait for a member at most: one that is only slow would stop every flush for that long.
+const PROMPT: u64 = 2;
 
 /// The one proposal under way.
 #[derive(Debug, Clone, Copy, Hash)]
@@ -51,8 +56,9 @@ impl Active {
         if volume.active != Some(self.me) || !volume.in_sync.contains(&self.me) {
             return self.fence("this radiator is not the active any more".into());
         }
+        let before = std::mem::take(&mut self.config.in_sync);
         self.config = Volume { size_bytes: self.config.size_bytes, ..volume };
-        self.set_changed();
+        self.set_changed(&before);
     }
 
     /// What became of the proposal.
@@ -71,6 +77,7 @@ impl Active {
         if !done {
             self.propose_after_ms = self.now_ms + self.limits.propose_again_ms;
         } else if self.config.set_version == proposed.set_was {
+            let before = self.config.in_sync.clone();
             if proposed.join {
                 self.config.in_sync.insert(proposed.node);
             } else {
@@ -79,11 +86,11 @@ impl Active {
             if let Answer::Set(version) = answer {
                 self.config.set_version = *version;
             }
-            self.set_changed();
+            self.set_changed(&before);
         }
     }
 
-    fn set_changed(&mut self) {
+    fn set_changed(&mut self, before: &BTreeSet<NodeId>) {
         let version = self.config.set_version;
         self.maybe_in = self.maybe_in.filter(|(_, set_was)| version == *set_was);
         self.renew_peers();
@@ -92,6 +99,10 @@ impl Active {
         for (node, peer) in &mut self.peers {
             let member = members.contains(node);
             peer.joining &= !member;
+            if let Some(stream) = peer.stream.as_mut().filter(|_| !member && before.contains(node)) {
+                // what it made durable as a member does not count for joining again
+                stream.settle = None;
+            }
             if let (Some(session), Some(stream)) = (peer.session, peer.stream.as_mut())
                 && !member
                 && !stream.torn
@@ -129,15 +140,28 @@ impl Active {
         }
     }
 
-    /// Whoever lacks nothing any more is waited for, so that it can catch the last flush.
+    /// Whoever lacks nothing any more, and was not slow to say so, is waited for, so that it can catch the last flush.
     fn join_those_ready(&mut self) {
+        let prompt_ms = self.limits.flush_timeout_ms / PROMPT;
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
-            let wanted = !self.config.in_sync.contains(&node) && !self.is_lost(node);
+            let (member, lost) = (self.config.in_sync.contains(&node), self.is_lost(node));
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            let stream = peer.stream.as_ref().filter(|s| s.whole());
-            let settled = stream.and_then(|s| s.settle).is_some_and(|settle| peer.durable >= settle);
-            peer.joining = wanted && settled;
+            let was_joining = std::mem::take(&mut peer.joining);
+            let Some(stream) = peer.stream.as_mut().filter(|stream| !member && stream.whole()) else {
+                continue;
+            };
+            let settled = stream.settle.is_some_and(|settle| peer.durable >= settle);
+            let late = settled && !was_joining && self.now_ms > stream.settle_ms + prompt_ms;
+            if late || was_joining && lost {
+                // its next flush shows whether it is as fast as the others by then
+                stream.settle = None;
+            } else {
+                peer.joining = settled && !lost;
+                if peer.joining {
+                    stream.settle_ms = 0;
+                }
+            }
         }
     }
 
