@@ -1,6 +1,6 @@
-//! Replicas whose disk or way is bad: an image that is truncated or deleted under its process, a replica that stands
-//! still, one far away, radiators that reboot again and again. Each is said in clear words, and nothing acknowledged is lost. Needs root; says SKIPPED
-//! otherwise.
+//! Replicas whose disk or way is bad: an image that is truncated or deleted under its process, a disk with I/O errors,
+//! one that hangs, a replica that stands still, one far away, radiators that reboot again and again. Each is said in
+//! clear words, and nothing acknowledged is lost. Needs root; says SKIPPED otherwise.
 
 #[path = "volume/home.rs"]
 mod home;
@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command as Process;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use thermidor_model::NodeId;
@@ -123,6 +124,138 @@ fn a_replica_that_stands_still_is_dropped_after_its_timeout_and_not_waited_for_l
     all_alike(&home, &[1, 2, 3]);
 }
 
+/// A program that must succeed.
+fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+    let done = Process::new(program).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A disk that can die: another volume, whose device answers every request with an I/O error once its lease has ended.
+struct Mortal(Home);
+
+impl Mortal {
+    fn new(subnet: u8) -> Self {
+        let under = Home::new(subnet, 1, 4 * SIZE);
+        under.attach(1).unwrap();
+        Self(under)
+    }
+
+    fn mount(&self, disk: &Path) -> bool {
+        run("mount", &["--bind".as_ref(), self.0.radiators[&1].places.mount().as_ref(), disk.as_ref()]);
+        true
+    }
+
+    fn die(&self) {
+        self.0.end_lease(1, 0);
+    }
+}
+
+#[test]
+fn a_disk_with_io_errors_ends_the_active_there_for_good_and_loses_nothing() {
+    if skip("a_disk_with_io_errors_ends_the_active_there_for_good_and_loses_nothing") {
+        return;
+    }
+    let bad = Mortal::new(148);
+    let home = Home::over(149, 3, SIZE, |node, _, disk| node == 1 && bad.mount(disk));
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5);
+    bad.die();
+    let late = letters::deliver(&mount, 5..6);
+    assert!(late.is_err(), "acknowledged what its disk refused");
+    home.until("the device is taken away", || home.status(1).state != ReplicaState::Active);
+    let words = home.failed_words(1);
+    assert!(words.contains("the disk failed"), "{words}");
+    println!("{words}");
+    home.is_gone(1);
+    // Sticky: whatever the disk says of itself later.
+    let again = home.attach(1).unwrap_err().to_string();
+    println!("{again}");
+    assert!(again.contains("given up"), "{again}");
+    let mount = home.attach(2).unwrap();
+    has_all(&mount, 0..5);
+    deliver(&mount, 6..8);
+    home.until_in_sync(&[2, 3]);
+    home.detach(2).unwrap();
+    all_alike(&home, &[2, 3]);
+}
+
+#[test]
+fn a_standby_whose_disk_has_io_errors_is_left_behind_and_says_so_and_is_not_asked_all_the_time() {
+    if skip("a_standby_whose_disk_has_io_errors_is_left_behind_and_says_so_and_is_not_asked_all_the_time") {
+        return;
+    }
+    let bad = Mortal::new(151);
+    let home = Home::over(152, 3, SIZE, |node, _, disk| node == 3 && bad.mount(disk));
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5);
+    bad.die();
+    let longest = deliver(&mount, 5..10);
+    println!("the longest fsync took {longest:?}");
+    home.until_in_sync(&[1, 2]);
+    let words = home.failed_words(3);
+    assert!(words.contains("the disk failed"), "{words}");
+    println!("{words}");
+    std::thread::sleep(Duration::from_secs(4));
+    let log = std::fs::read_to_string(home.root.path().join("3.log")).unwrap();
+    let refused = log.matches("a session of an active is refused").count();
+    assert_eq!(refused, 1, "{log}");
+    let log = std::fs::read_to_string(home.root.path().join("1.log")).unwrap();
+    let attempts = log.matches("a session to a replica ended").count();
+    assert!(attempts < 15, "{attempts} attempts\n{log}");
+    deliver(&mount, 10..15);
+    home.detach(1).unwrap();
+    all_alike(&home, &[1, 2]);
+}
+
+/// A disk of 256 MiB with a file system of its own on a loop device.
+fn own_disk(root: &Path, disk: &Path) -> bool {
+    let device = root.join("device");
+    File::create(&device).unwrap().set_len(256 * MIB).unwrap();
+    run("mkfs.ext4", &["-q".as_ref(), device.as_ref()]);
+    run("mount", &["-o".as_ref(), "loop".as_ref(), device.as_ref(), disk.as_ref()]);
+    true
+}
+
+/// A disk that answers nothing, until it is dropped.
+struct Hanging<'a>(&'a Path);
+
+impl<'a> Hanging<'a> {
+    fn disk(at: &'a Path) -> Self {
+        assert!(Process::new("fsfreeze").arg("-f").arg(at).status().unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        let thawed = Process::new("fsfreeze").arg("-u").arg(self.0).status();
+        assert!(thawed.unwrap().success(), "{} stays frozen", self.0.display());
+    }
+}
+
+#[test]
+fn a_replica_whose_disk_hangs_is_dropped_and_catches_up_once_it_answers() {
+    if skip("a_replica_whose_disk_hangs_is_dropped_and_catches_up_once_it_answers") {
+        return;
+    }
+    let home = Home::over(150, 3, SIZE, |node, root, disk| node == 2 && own_disk(root, disk));
+    let mount = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 0..5);
+    let hanging = Hanging::disk(&home.disks[0]);
+    let longest = deliver(&mount, 5..20);
+    println!("the longest fsync took {longest:?}");
+    assert_eq!(home.record().in_sync, [1, 3].into());
+    assert!(longest < Duration::from_secs(15), "writers waited {longest:?}");
+    drop(hanging);
+    home.until_in_sync(&[1, 2, 3]);
+    deliver(&mount, 20..25);
+    home.detach(1).unwrap();
+    all_alike(&home, &[1, 2, 3]);
+}
+
 #[test]
 fn radiators_that_reboot_again_and_again_cost_time_and_nothing_else() {
     if skip("radiators_that_reboot_again_and_again_cost_time_and_nothing_else") {
@@ -170,6 +303,16 @@ fn a_volume_process_is_the_last_to_go_when_memory_is_short_and_no_terminal_ends_
     let told = home.words().contains("staying when memory is short");
     assert!(about("oom_score_adj").trim() == "-1000" || told, "{}", home.words());
     println!("oom_score_adj {}", about("oom_score_adj").trim());
+    // Not in the group of whoever writes, which may be short of memory.
+    let apart = home.words().contains("a control group of its own");
+    let group = |groups: &str| {
+        let own = groups.lines().filter(|l| l.contains(":memory:") || l.starts_with("0::"));
+        own.map(str::to_string).collect::<Vec<_>>()
+    };
+    let (its, ours) =
+        (group(&about("cgroup")), group(&std::fs::read_to_string("/proc/self/cgroup").unwrap()));
+    let named = its.iter().all(|line| line.ends_with("/thermidor-volume-mail"));
+    assert!(!apart && named && its != ours, "{its:?}, here {ours:?}\n{}", home.words());
     // Behind the name in brackets: state, parent, group, session.
     let stat = about("stat");
     let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();

@@ -222,6 +222,7 @@ impl Active {
             waiting: HashMap::new(),
             payloads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            told: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name("volume-active".into())

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use thermidor_model::replication::{Follower, FollowerEffect, FollowerEvent, Frame, Limits};
+use thermidor_model::replication::{Follower, FollowerEffect, FollowerEvent, Frame, Limits, Refusal};
 
 /// Events waiting for the owner loop. Whoever brings more waits.
 const QUEUE_MAX: usize = 256;
@@ -141,6 +141,7 @@ impl Following {
             handles: 0,
             view: view.clone(),
             stream: None,
+            told: None,
         };
         let thread =
             std::thread::Builder::new().name("volume-follow".into()).spawn(move || owner.run(&arrivals))?;
@@ -175,6 +176,8 @@ struct Owner {
     handles: u64,
     view: Arc<Mutex<View>>,
     stream: Option<Stream>,
+    /// Why the last session was refused: said once, not at every attempt.
+    told: Option<Refusal>,
 }
 
 impl Owner {
@@ -281,7 +284,9 @@ impl Owner {
                 });
             }
             FollowerEffect::Close { session, why } => {
-                if let Some(why) = why {
+                if let Some(why) =
+                    why.filter(|why| self.told.replace(why.clone()).is_none_or(|told| told != *why))
+                {
                     tracing::info!(session, %why, "a session of an active is refused");
                 }
                 self.sessions.remove(&session);

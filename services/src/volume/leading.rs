@@ -44,6 +44,8 @@ pub(super) struct Owner {
     /// Payloads by the operation's number, until they are forgotten.
     pub(super) payloads: BTreeMap<u64, Bytes>,
     pub(super) sessions: BTreeMap<(NodeId, u64), Session>,
+    /// Why the last session to each replica was ended: said once, not at every attempt.
+    pub(super) told: BTreeMap<NodeId, String>,
 }
 
 impl Owner {
@@ -163,7 +165,9 @@ impl Owner {
             Effect::Forget { up_to } => self.payloads = self.payloads.split_off(&(up_to + 1)),
             Effect::Send { replica, session, frame } => self.send(replica, session, frame, events),
             Effect::Close { replica, session, why } => {
-                tracing::info!(replica, session, why, "a session is ended");
+                if self.told.insert(replica, why.clone()).is_none_or(|told| told != why) {
+                    tracing::info!(replica, session, why, "a session is ended");
+                }
                 self.sessions.remove(&(replica, session));
             }
             Effect::Compare { replica, session, hashes } => {

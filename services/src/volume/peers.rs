@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermidor_model::NodeId;
 use thermidor_model::replication::{EXTENT_BYTES, Event, FollowerEvent, Frame};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,10 @@ const GREET_MAX: Duration = Duration::from_secs(2);
 /// Waits between attempts: at once, then doubling up to the longest.
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+/// A session that lasted for less was refused: such a replica will not be fit within a moment.
+const BRIEF: Duration = Duration::from_secs(1);
+/// The longest wait before one that keeps refusing is asked again.
+const REFUSED_MAX: Duration = Duration::from_secs(2);
 
 /// How often a busy port is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_millis(200);
@@ -45,23 +49,38 @@ fn who(link: &Link, stream: &TlsStream<TcpStream>) -> Option<NodeId> {
     stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| (link.peer_of)(certificate))
 }
 
+/// How long to wait after an attempt that came `wait` after the one before: `lasted` is for how long its session stood,
+/// if it came to one.
+fn back_off(wait: Duration, lasted: Option<Duration>) -> Duration {
+    match lasted {
+        Some(lasted) if lasted >= BRIEF => BACK_OFF_MIN,
+        Some(_) => (wait * 2).min(REFUSED_MAX),
+        None => (wait * 2).min(BACK_OFF_MAX),
+    }
+}
+
 /// Keeps a session to one replica alive for as long as the role lasts.
 pub async fn dial(link: Link, replica: NodeId, address: SocketAddr, image: Arc<Image>, active: Arc<Active>) {
     let queue = active.queue();
-    let mut wait = BACK_OFF_MIN;
+    let mut wait = Duration::ZERO;
     loop {
-        match greet(&link, replica, address).await {
+        let lasted = match greet(&link, replica, address).await {
             Ok(stream) => {
-                wait = BACK_OFF_MIN;
+                let began = Instant::now();
                 match converse(stream, replica, image.clone(), &queue).await {
                     Ok(()) => return,
+                    Err(e) if wait == REFUSED_MAX => tracing::debug!(replica, error = %e, "again refused"),
                     Err(e) => tracing::info!(replica, error = %e, "a session to a replica ended"),
                 }
+                Some(began.elapsed())
             }
-            Err(e) => tracing::debug!(replica, %address, error = %e, "a replica is not reached"),
-        }
+            Err(e) => {
+                tracing::debug!(replica, %address, error = %e, "a replica is not reached");
+                None
+            }
+        };
+        wait = back_off(wait, lasted).max(BACK_OFF_MIN);
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(BACK_OFF_MAX);
     }
 }
 
@@ -238,5 +257,21 @@ impl Process {
         if let Some((_, task)) = lock(&self.state).listening.take() {
             task.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_refuses_is_asked_less_and_less_and_one_that_served_at_once() {
+        let ms = Duration::from_millis;
+        let refused = |waits: usize| (0..waits).fold(BACK_OFF_MIN, |wait, _| back_off(wait, Some(ms(3))));
+        assert_eq!((refused(1), refused(4), refused(30)), (ms(20), ms(160), REFUSED_MAX));
+        let absent = (0..30).fold(BACK_OFF_MIN, |wait, _| back_off(wait, None));
+        assert_eq!(absent, BACK_OFF_MAX);
+        assert_eq!(back_off(REFUSED_MAX, None), BACK_OFF_MAX, "it may be restarting");
+        assert_eq!(back_off(REFUSED_MAX, Some(BRIEF)), BACK_OFF_MIN);
     }
 }

@@ -175,8 +175,14 @@ impl Process {
         let mut state = lock(&self.state);
         let Some((_, disk)) = &state.disk else { return Ok(()) };
         let header = disk.image().header();
-        state.role = if header.image.failed {
-            Role::Idle(format!("the image was given up: {}", header.words))
+        // A disk that refused something may have refused the header that says so; and it may flush without an error
+        // what it has dropped before.
+        let given_up = match disk.words() {
+            words if !words.is_empty() => Some(words),
+            _ => header.image.failed.then_some(header.words),
+        };
+        state.role = if let Some(words) = given_up {
+            Role::Idle(format!("the image was given up: {words}"))
         } else {
             match Following::start(disk.clone(), self.limits()) {
                 Ok(following) => Role::Following(following),

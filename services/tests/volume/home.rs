@@ -27,7 +27,7 @@ use thermidor_services::lease_page::{Held, LeasePage, boottime_ns};
 use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
 use thermidor_services::volume::device::{Places, loops_of};
 use thermidor_services::volume::process::{VolumeOptions, prepare, run};
-use thermidor_services::volume::{Unknown, mounts};
+use thermidor_services::volume::{Unknown, group, mounts};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -73,6 +73,9 @@ pub fn be_a_process() {
     let orders: Orders = serde_json::from_str(&orders).unwrap();
     for refused in prepare() {
         eprintln!("refused: {refused}");
+    }
+    if let Err(e) = group::apart("volume-mail") {
+        eprintln!("refused: a control group of its own: {e}");
     }
     tracing_subscriber::fmt()
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or("thermidor_services=info".into()))
@@ -180,9 +183,9 @@ pub struct Radiator {
 }
 
 pub struct Home {
-    root: tempfile::TempDir,
+    pub root: tempfile::TempDir,
     /// File systems mounted for this test.
-    disks: Vec<PathBuf>,
+    pub disks: Vec<PathBuf>,
     raft: Arc<Raft>,
     pub radiators: BTreeMap<NodeId, Radiator>,
     runtime: tokio::runtime::Runtime,
@@ -574,6 +577,9 @@ impl Drop for Home {
             if let Err(e) = cleaned {
                 eprintln!("radiator {} left something: {e:?}", radiator.node);
             }
+        }
+        if let Err(e) = group::sweep() {
+            eprintln!("control groups are left: {e}");
         }
         for disk in self.disks.drain(..) {
             if let Err(e) = mounts::take_off(&disk, true) {
