@@ -13,6 +13,7 @@ pub mod device;
 pub mod disk;
 pub mod export;
 pub mod following;
+pub mod group;
 pub mod growth;
 pub mod header;
 pub mod image;

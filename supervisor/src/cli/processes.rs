@@ -20,7 +20,7 @@ use thermidor_services::docker::usual_socket;
 use thermidor_services::ingress::{self, IngressOptions};
 use thermidor_services::link::Link;
 use thermidor_services::volume::process::{self as volume_process, VolumeOptions};
-use thermidor_services::volume::{self, watchdog};
+use thermidor_services::volume::{self, group, watchdog};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -107,7 +107,17 @@ pub fn engine_socket(named: Option<&str>) -> PathBuf {
     named.map_or_else(usual_socket, |named| PathBuf::from(named.trim_start_matches("unix://")))
 }
 
+/// In a control group of its own; where that is refused it is said, and the process goes on in its starter's.
+fn sit_apart(name: &str) {
+    if let Err(e) = group::apart(name) {
+        tracing::warn!(
+            "no control group of its own: whoever writes to a volume and is short of memory may hang: {e}"
+        );
+    }
+}
+
 pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
+    sit_apart("daemon");
     priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let engine_socket = engine_socket(args.docker.as_deref());
@@ -189,6 +199,7 @@ pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
     for word in volume_process::prepare() {
         tracing::warn!("{word}");
     }
+    sit_apart(&format!("volume-{}", args.name));
     // In its own session: priority between sessions is each session's own.
     priority::raise(priority::OTHERS);
     let identity = followed_identity(paths)?;

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use thermidor_services::volume::group;
 
 /// Where labs are registered, one file each; machines see their own folders below it.
 pub const REGISTRY: &str = "/run/thermidor-lab";
@@ -170,11 +171,13 @@ pub fn sweep() -> Result<Vec<String>, LabError> {
 pub fn sweep_one(name: &str) -> Result<(), LabError> {
     let _guard = lock()?;
     let Some(entry) = read(name) else { return Ok(()) };
-    let group = Cgroup::of_lab(name)?;
-    group.kill()?;
+    let own = Cgroup::of_lab(name)?;
+    own.kill()?;
     let inside = Path::new(REGISTRY).join(name);
     detach_loops(&[&entry.dir, &inside])?;
-    group.remove()?;
+    own.remove()?;
+    // In a version 1 hierarchy the radiators' processes have theirs where this one was started.
+    group::sweep().map_err(at("sweep", Path::new("/sys/fs/cgroup")))?;
     unmount_below(&entry.dir)?;
     if entry.dir.join(MARK).exists() {
         unprotect_mountpoints(&entry.dir)?;

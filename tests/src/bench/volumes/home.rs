@@ -20,7 +20,7 @@ use thermidor_services::lease_page::{Held, LeasePage};
 use thermidor_services::volume::control::{Configuration, VolumeControl};
 use thermidor_services::volume::device::Places;
 use thermidor_services::volume::process::{VolumeOptions, prepare, run};
-use thermidor_services::volume::{Unknown, watchdog};
+use thermidor_services::volume::{Unknown, group, watchdog};
 use thermidor_supervisor::priority;
 use tokio::net::UnixListener;
 
@@ -59,6 +59,9 @@ struct Orders {
 pub fn be_a_replica(orders: &str) -> Result<()> {
     for refused in prepare() {
         eprintln!("refused: {refused}");
+    }
+    if let Err(e) = group::apart("volume-mail") {
+        eprintln!("refused: a control group of its own: {e}");
     }
     priority::raise(priority::OTHERS);
     let Orders { node, root, listen } = serde_json::from_str(orders).context("orders")?;
@@ -201,9 +204,10 @@ impl Home {
         run.try_for_each(|(node, _)| self.configure(*node))
     }
 
-    /// Makes that radiator the active in a new epoch and returns where the volume is mounted.
-    pub fn promote(&self, node: NodeId) -> Result<PathBuf> {
-        let epoch = self.raft.promote(&volume()?, node)?;
+    /// Makes that radiator the active in a new epoch, after one that is lost or after nobody, and returns where the
+    /// volume is mounted.
+    pub fn promote(&self, node: NodeId, lost: Option<NodeId>) -> Result<PathBuf> {
+        let epoch = self.raft.promote(&volume()?, node, lost)?;
         for (other, radiator) in &self.radiators {
             let (epoch, until_ns) = if *other == node { (epoch, u64::MAX) } else { (0, 0) };
             radiator.page.set(SERVICE, Held { epoch, until_ns })?;

@@ -1,6 +1,5 @@
 //! What stands in for a home's Raft: one state in this process, and a socket for the set changes that
-//! volume processes propose. It answers at once; none is proposed while something is measured, but for
-//! the one that drops a killed active.
+//! volume processes propose. It answers at once; none is proposed while something is measured.
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -34,13 +33,18 @@ impl Raft {
         self.state().apply(&Proposal { at_ms: 0, command })
     }
 
-    /// Raises a volume's epoch and makes that member the active; returns the epoch.
-    pub fn promote(&self, name: &VolumeName, node: NodeId) -> Result<u64> {
+    /// Raises a volume's epoch and makes that member the active, and drops the one before if that is lost, as a home
+    /// does in one step when it fails over; returns the epoch.
+    pub fn promote(&self, name: &VolumeName, node: NodeId, lost: Option<NodeId>) -> Result<u64> {
         let mut state = self.state();
         let record = state.volumes.get_mut(name).with_context(|| format!("no volume {name}"))?;
         ensure!(record.in_sync.contains(&node), "{node} is not in sync: {record:?}");
         record.epoch += 1;
         record.active = Some(node);
+        if let Some(lost) = lost {
+            ensure!(record.in_sync.remove(&lost), "{lost} is not in sync: {record:?}");
+            record.set_version += 1;
+        }
         Ok(record.epoch)
     }
 

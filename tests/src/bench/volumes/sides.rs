@@ -77,7 +77,7 @@ impl Sides {
         let looped = Looped::make(&sub("loop")?)?;
         let gluster = Gluster::start(&sub("gluster")?, address)?;
         let home = Home::start(root, SIZE_BYTES)?;
-        let volume = home.promote(1)?;
+        let volume = home.promote(1, None)?;
         home.until_in_sync()?;
         Ok(Self { home, gluster, looped, directory, volume })
     }

@@ -39,7 +39,7 @@ fn one(home: &mut Home, mount: &Path, active: u64, next: u64, time: usize) -> Re
         std::thread::sleep(BEFORE);
         let killed = home.kill9(active);
         let began = Instant::now();
-        let promoted = killed.and_then(|()| home.promote(next));
+        let promoted = killed.and_then(|()| home.promote(next, Some(active)));
         let taken = began.elapsed();
         // Whoever still waits for the dead device is told by its end; a deliverer that never failed would
         // have written nowhere.
