@@ -5,7 +5,7 @@ use super::active::{self, Active};
 use super::following;
 use super::image::Image;
 use super::roles::{Process, Role, State, lock};
-use super::wire::{session, tune};
+use super::wire::{hand_over, session, tune};
 use crate::link::Link;
 use std::collections::BTreeMap;
 use std::io;
@@ -116,15 +116,15 @@ async fn converse(
             }
             frame => active::Arrived::Event(Event::Frame { replica, session: id, frame }),
         };
-        frames.send(arrived).is_ok()
+        hand_over(&frames, arrived)
     });
     let connected = active::Arrived::Connected { replica, session: id, writer };
-    if !tokio::task::block_in_place(|| queue.send(connected).is_ok()) {
+    if !hand_over(queue, connected) {
         return Ok(());
     }
     let ended = life.await;
     let closed = active::Arrived::Event(Event::Closed { replica, session: id });
-    if !tokio::task::block_in_place(|| queue.send(closed).is_ok()) {
+    if !hand_over(queue, closed) {
         return Ok(());
     }
     ended.and(Err(io::ErrorKind::ConnectionReset.into()))
@@ -148,9 +148,9 @@ pub async fn accept(
     let id = next_session();
     let frames = queue.clone();
     let (writer, life) = session(stream, image, move |frame, payload| {
-        frames.send(following::Arrived::Frame { session: id, frame, payload }).is_ok()
+        hand_over(&frames, following::Arrived::Frame { session: id, frame, payload })
     });
-    let told = |arrived| tokio::task::block_in_place(|| queue.send(arrived).is_ok());
+    let told = |arrived| hand_over(&queue, arrived);
     if !told(following::Arrived::Accepted { session: id, writer }) {
         return Ok(());
     }

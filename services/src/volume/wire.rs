@@ -6,6 +6,7 @@ use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 use thermidor_model::replication::{EXTENT_BYTES, Frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -94,6 +95,17 @@ impl Session {
 pub trait Receive: FnMut(Frame, Bytes) -> bool + Send + 'static {}
 impl<F: FnMut(Frame, Bytes) -> bool + Send + 'static> Receive for F {}
 
+/// Hands something to the queue of whoever owns the sessions; false: nobody listens any more. The owner may be busy with
+/// its disk: while its queue is full this connection waits, and the others do not.
+pub fn hand_over<T>(queue: &SyncSender<T>, what: T) -> bool {
+    match queue.try_send(what) {
+        Ok(()) => true,
+        // Leaving the others to another thread costs more than what is handed over: only where it must be.
+        Err(TrySendError::Full(what)) => tokio::task::block_in_place(|| queue.send(what).is_ok()),
+        Err(TrySendError::Disconnected(_)) => false,
+    }
+}
+
 /// Starts a session on a connection. The future ends with it, whichever side or error ended it.
 pub fn session(
     stream: TlsStream<TcpStream>,
@@ -124,8 +136,7 @@ impl<T> Drop for Aborting<T> {
 async fn read_all(stream: ReadHalf<TlsStream<TcpStream>>, mut receive: impl Receive) -> io::Result<()> {
     let mut stream = tokio::io::BufReader::with_capacity(256 << 10, stream);
     while let Some((frame, payload)) = read_frame(&mut stream).await? {
-        // The owner may be busy with its disk: let it hold this connection up, not the others.
-        if !tokio::task::block_in_place(|| receive(frame, payload)) {
+        if !receive(frame, payload) {
             break;
         }
     }
