@@ -2,8 +2,7 @@
 //! each service. The executor makes no choices; each step carries the epoch it was decided in.
 
 use crate::name::{NodeId, ServiceName, VolumeName};
-use crate::spec::OnDegraded;
-use crate::state::{Phase, Service, State, Volume};
+use crate::state::{Phase, Service, State};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is found on this radiator.
@@ -131,7 +130,7 @@ fn devices(state: &State, actual: &Actual, name: &ServiceName) -> Devices {
         degraded: false,
     };
     for (volume_name, volume) in state.volumes_of(name) {
-        found.degraded |= stops_when_degraded(volume);
+        found.degraded |= volume.stops_its_service();
         match actual.devices.get(volume_name).copied().unwrap_or(Device::Absent) {
             Device::Attached(epoch) if epoch == volume.epoch => {
                 found.attached.insert(volume_name.clone());
@@ -149,10 +148,6 @@ fn devices(state: &State, actual: &Actual, name: &ServiceName) -> Devices {
         }
     }
     found
-}
-
-fn stops_when_degraded(volume: &Volume) -> bool {
-    volume.on_degraded == OnDegraded::Stop && (volume.in_sync.len() as u32) < volume.durability
 }
 
 fn running(actual: &Actual, name: &ServiceName) -> Option<Container> {

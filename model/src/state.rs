@@ -292,6 +292,11 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// Whether its service is not to run until the volume is whole again: `on_degraded: stop`, below `durability`.
+    pub fn stops_its_service(&self) -> bool {
+        self.on_degraded == OnDegraded::Stop && (self.in_sync.len() as u32) < self.durability
+    }
+
     /// What its radiators hold of it, as it is written down once that is to go.
     pub(crate) fn images<'a>(&'a self, name: &'a VolumeName) -> impl Iterator<Item = RemovedImage> + 'a {
         self.replicas.iter().map(|(node, id)| RemovedImage {

@@ -148,3 +148,36 @@ fn a_full_disk_of_the_active_is_told_of_loses_nothing_and_heals_when_there_is_sp
     .unwrap();
     home.replicas_alike().unwrap();
 }
+
+/// A service that would rather not run than have fewer copies than three.
+const LEDGER: &str = "  ledger:\n    image: thermidor/record:1\n    ports: [ \"7001:7000\" ]\n    \
+     volumes: [ \"ledger:/data\" ]\n    stop_grace_period: 2s\n";
+const WHOLE_OR_STOPPED: &str = "  ledger: { size: 64m, replicas: 3, durability: 3, on_degraded: stop }\n";
+
+#[test]
+fn a_service_whose_degraded_volume_is_to_stop_it_stops_says_why_and_heals_by_itself() {
+    let mut home = RecordHome::form("degraded").unwrap();
+    home.declare_with(LEDGER, WHOLE_OR_STOPPED).unwrap();
+    let whole = |s: &Status| s.runs_on("ledger").is_some() && RADIATORS.iter().all(|r| s.in_sync(r));
+    let status = home.home.wait(90, "the ledger, in sync everywhere", whole).unwrap();
+    let busy = [status.runs_on("ledger"), status.runs_on(SERVICE)];
+    let standby = *RADIATORS.iter().find(|r| !busy.contains(&Some(**r))).unwrap();
+    home.sit_away_from(&[standby]).unwrap();
+    let lost = |home: &RecordHome| -> Result<()> {
+        home.radiator(standby)?.power_off()?;
+        let stopped = |s: &Status| s.service("ledger").is_some_and(|l| l.state == "waits");
+        let status = home.home.wait(60, "the ledger to stop", stopped)?;
+        println!("{:?}", status.service("ledger"));
+        let said = home.home.type_here(&["status"])?;
+        ensure!(
+            said.contains("ledger waits until it is whole (on_degraded: stop)"),
+            "nobody says why: {said}"
+        );
+        home.radiator(standby)?.power_on()?;
+        home.home.wait(90, "the ledger to run again", whole)?;
+        Ok(())
+    };
+    let delivered = home.through(lost).unwrap();
+    println!("longest gap of the service beside it: {} ms", delivered.longest_gap_ms);
+    assert!(delivered.resent.is_empty(), "the service beside it went on: {delivered:?}");
+}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::command::Command;
+use crate::spec::OnDegraded;
 use crate::testing::{box_volume, done, mail, serving_home};
 
 const ME: NodeId = 1;

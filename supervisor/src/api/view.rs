@@ -293,7 +293,13 @@ impl Home {
         let volumes: Vec<_> =
             state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
-            format!("{} is below its durability of {}: another loss may lose data", v.name, v.durability)
+            let below = format!("{} is below its durability of {}", v.name, v.durability);
+            match state.volumes.get(v.name.as_str()).filter(|volume| volume.stops_its_service()) {
+                Some(volume) => {
+                    format!("{below}: {} waits until it is whole (on_degraded: stop)", volume.service)
+                }
+                None => format!("{below}: another loss may lose data"),
+            }
         }));
         let differ = |v: &VolumeLine| {
             let words = v.check.iter().flat_map(|c| c.differences.clone());
@@ -391,6 +397,7 @@ fn service_line(
     service: &Service,
 ) -> ServiceLine {
     let instance = service.active.and_then(|n| leader?.reports.get(&n)?.instances.get(name));
+    let degraded = state.volumes.values().any(|v| v.service == *name && v.stops_its_service());
     let state_word = match (service.active, service.phase, instance) {
         (None, ..) => "down",
         (_, Phase::Stop { .. }, _) => "stops",
@@ -400,6 +407,7 @@ fn service_line(
                 _ => "runs",
             }
         }
+        _ if degraded => "waits",
         _ => "starts",
     };
     let ready = leader.into_iter().flat_map(|l| &l.reports);
