@@ -306,7 +306,7 @@ async fn a_server_that_goes_dead_is_given_up_and_nothing_stays_behind() {
         let done = backup(&hasty, &bobs, &mail).await;
         assert!(matches!(done, Err(ResticError::Stuck(_))), "{after}: {done:?}");
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-        assert_eq!(processes(dir.path()), Vec::<u32>::new());
+        until("the kernel has ended all of them", || processes(dir.path()).is_empty()).await;
         cable.mend();
     }
     backup(&patient, &bobs, &mail).await.unwrap();
@@ -470,7 +470,8 @@ async fn children_worse_than_restic_are_ended_too() {
     let restic = Restic::find(hasty.clone()).await.unwrap();
     let done = restic.snapshots(&repository(at)).await;
     assert!(matches!(done, Err(ResticError::Stuck(_))), "{done:?}");
-    assert_eq!(processes(dir.path()), Vec::<u32>::new());
+    // Killed already; a busy machine takes a moment to be rid of those that nobody waits for.
+    until("the kernel has ended all of them", || processes(dir.path()).is_empty()).await;
     // One that says without end that nothing gets done.
     let status = r#"{"message_type":"status","total_files":1,"files_done":0,"total_bytes":9,"bytes_done":3}"#;
     hasty.program = program(dir.path(), &format!("while sleep 0.05; do echo '{status}'; done"));

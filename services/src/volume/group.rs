@@ -96,6 +96,24 @@ pub fn apart(name: &str) -> io::Result<()> {
     }
 }
 
+/// Why [`apart`] can't give a memory group here, found out without changing anything.
+pub fn refusal() -> Option<String> {
+    let hierarchies = match of_this_process() {
+        Ok(hierarchies) if hierarchies.is_empty() => return Some("no control groups are mounted".into()),
+        Ok(hierarchies) => hierarchies,
+        Err(e) => return Some(format!("/proc/self/cgroup: {e}")),
+    };
+    let has_memory = |h: &Hierarchy| {
+        let listed = |text: String| text.split_whitespace().any(|word| word == "memory");
+        !h.unified || fs::read_to_string(h.base.join("cgroup.controllers")).is_ok_and(listed)
+    };
+    let Some(memory) = hierarchies.iter().find(|h| has_memory(h)) else {
+        return Some("the kernel keeps no account of memory per control group (cgroup_enable=memory)".into());
+    };
+    let writable = rustix::fs::access(&memory.base, rustix::fs::Access::WRITE_OK);
+    writable.err().map(|e| format!("{}: {e}", memory.base.display()))
+}
+
 /// Removes the groups that [`apart`] made, from wherever this process was started, and that nobody is in.
 pub fn sweep() -> io::Result<()> {
     for hierarchy in of_this_process()? {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use thermidor_services::docker::podman_socket;
+use thermidor_services::volume::group;
 
 /// One thing looked at.
 #[derive(Serialize)]
@@ -65,6 +66,15 @@ fn look(paths: &Paths) -> Vec<Finding> {
         ),
         finding("ext4 tools", program("mkfs.ext4", "e2fsprogs")),
         finding("losetup", program("losetup", "util-linux")),
+        finding(
+            "memory control groups",
+            group::refusal()
+                .map(|why| format!("{why}: a service that runs out of memory may make its volume hang")),
+        ),
+        finding(
+            "restic",
+            program("restic", "restic").map(|missing| format!("no backups to friends, none back: {missing}")),
+        ),
         finding("this radiator", home(paths)),
         finding("run folder", run_folder(paths)),
     ]

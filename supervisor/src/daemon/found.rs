@@ -65,6 +65,8 @@ pub struct Found {
     pub stopping: BTreeSet<ServiceName>,
     /// What the last steps failed at.
     pub step_troubles: BTreeMap<ServiceName, String>,
+    /// Friends that have sent nothing for long to the vault that is active here, in words.
+    pub quiet_friends: Vec<String>,
     ends: BTreeMap<ServiceName, Ends>,
 }
 
@@ -177,6 +179,7 @@ impl Found {
             .collect();
         words.extend(self.short.iter().map(|(volume, why)| format!("volume {volume}: {why}")));
         words.extend(self.step_troubles.iter().map(|(service, why)| format!("{service}: {why}")));
+        words.extend(self.quiet_friends.iter().cloned());
         words
     }
 }

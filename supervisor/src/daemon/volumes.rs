@@ -15,6 +15,7 @@ use thermidor_model::state::State;
 use thermidor_model::{NodeId, VolumeName};
 use thermidor_services::folder::{Folder, FolderError};
 use thermidor_services::volume::control::{Configuration, ControlError, Status, VolumeControl};
+use thermidor_services::volume::group;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -289,6 +290,9 @@ impl Volumes {
         match self.control(volume).quit().await {
             Ok(()) | Err(ControlError::Absent { .. }) => info!(%volume, "is kept here no more"),
             Err(e) => warn!(%volume, "its process did not end: {e}"),
+        }
+        if let Err(e) = group::sweep() {
+            warn!(%volume, "its control group is left: {e}");
         }
         let mut found = self.shared.lock();
         found.devices.remove(volume);

@@ -2,6 +2,7 @@
 
 use super::super::{Context, within};
 use super::vault_of;
+use crate::clock::unix_ms;
 use crate::paths::Paths;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thermidor_backup::vault_process::{PAIRING_SOCKET, Status};
+use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::spec::RecipeSpec;
 use thermidor_model::state::State;
 use thermidor_model::{Command, ServiceName};
@@ -31,6 +33,17 @@ const CALL_MAX: Duration = Duration::from_secs(4);
 const GUESTS_MAX: usize = 4;
 /// How long a command about what was heard may take.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Whoever has left backups here and sends nothing new for longer is told of: over there nobody may have noticed.
+const QUIET_MS: u64 = 7 * DAY_MS;
+
+/// The words for such a friend; its newest backup came at that time.
+fn quiet(friend: &HomeName, newest: Option<UnixMs>, now: UnixMs) -> Option<String> {
+    let age = now.saturating_sub(newest?);
+    (age > QUIET_MS)
+        .then(|| format!("{friend} has sent no backup here for {} days: ask its person", age / DAY_MS))
+}
 
 /// The folder of sockets between the daemon and a service's container.
 pub(in crate::daemon) fn run_folder(paths: &Paths, service: &ServiceName) -> PathBuf {
@@ -71,7 +84,7 @@ pub(in crate::daemon) async fn run(context: Context) {
         }
         if asked.elapsed() >= ASK_EVERY {
             asked = Instant::now();
-            context.note_generations(&state).await;
+            context.note_what_is_heard(&state).await;
         }
         if vaults(&state).next().is_some() {
             tokio::time::sleep(LOOK).await;
@@ -144,8 +157,10 @@ impl Context {
         Some(said.map_err(silent).and_then(|said| serde_json::from_slice(&said).map_err(|e| e.to_string())))
     }
 
-    /// Tells the home of friends that have come with a higher generation to the vault that is active here.
-    async fn note_generations(&self, state: &State) {
+    /// Tells the home of friends that have come with a higher generation to the vault that is active here, and of those
+    /// that come no more.
+    async fn note_what_is_heard(&self, state: &State) {
+        let mut quiet_friends = Vec::new();
         for name in vaults(state) {
             if state.services.get(name).and_then(|service| service.active) != Some(self.node.id()) {
                 continue;
@@ -159,6 +174,7 @@ impl Context {
             };
             for (home, seen) in status.friends {
                 let Some(friend) = state.friends.get(&home) else { continue };
+                quiet_friends.extend(quiet(&home, seen.newest, unix_ms()));
                 let generation = seen.generation_heard;
                 let known = friend.claims.unwrap_or(0).max(friend.identity.generation);
                 if generation <= known {
@@ -170,5 +186,22 @@ impl Context {
                 }
             }
         }
+        self.shared.lock().quiet_friends = quiet_friends;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_friend_that_left_backups_and_sends_nothing_for_a_week_is_told_of() {
+        let friend = HomeName::new("alice").unwrap();
+        let now = 1_000 * DAY_MS;
+        assert_eq!(quiet(&friend, None, now), None, "it never sent any");
+        assert_eq!(quiet(&friend, Some(now - QUIET_MS), now), None);
+        let words = quiet(&friend, Some(now - 9 * DAY_MS), now).unwrap();
+        assert_eq!(words, "alice has sent no backup here for 9 days: ask its person");
+        assert_eq!(quiet(&friend, Some(now + DAY_MS), now), None, "a clock that was set back");
     }
 }
