@@ -3,12 +3,18 @@
 //! would wait for one another for ever. So each volume process sits in a group without a limit that no writer is
 //! in, and the daemon, which writes to volumes when it restores, in one of its own too.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// What the names of these groups begin with.
 const PREFIX: &str = "thermidor-";
+
+/// Whether a group has a name of ours.
+fn is_ours(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+}
 
 /// A hierarchy of control groups in which this process may make some.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +47,7 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
             return None;
         }
         let group = mounted(unified)?.join(path.trim_start_matches('/'));
-        let ours =
-            group.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        let base = if ours { group.parent()?.to_owned() } else { group };
+        let base = if group.file_name().is_some_and(is_ours) { group.parent()?.to_owned() } else { group };
         Some(Hierarchy { base, unified })
     };
     groups.lines().filter_map(hierarchy).collect()
@@ -54,6 +58,16 @@ fn of_this_process() -> io::Result<Vec<Hierarchy>> {
 }
 
 impl Hierarchy {
+    /// Whether a file of the base names the memory controller.
+    fn names_memory(&self, file: &str) -> io::Result<bool> {
+        Ok(fs::read_to_string(self.base.join(file))?.split_whitespace().any(|word| word == "memory"))
+    }
+
+    /// Whether memory is accounted for here, not in another hierarchy.
+    fn has_memory(&self) -> io::Result<bool> {
+        Ok(!self.unified || self.names_memory("cgroup.controllers")?)
+    }
+
     /// Makes a group and enters it; whether it accounts for memory by itself.
     fn enter(&self, name: &str) -> io::Result<bool> {
         let group = self.base.join(format!("{PREFIX}{name}"));
@@ -62,20 +76,11 @@ impl Hierarchy {
             _ => {}
         }
         fs::write(group.join("cgroup.procs"), "0")?;
-        if !self.unified {
-            return Ok(true);
-        }
-        let listed = |file: &str| -> io::Result<bool> {
-            Ok(fs::read_to_string(self.base.join(file))?.split_whitespace().any(|word| word == "memory"))
-        };
-        if !listed("cgroup.controllers")? {
-            // Memory is another hierarchy's.
-            return Ok(false);
-        }
-        if !listed("cgroup.subtree_control")? {
+        let accounted = self.has_memory()?;
+        if accounted && self.unified && !self.names_memory("cgroup.subtree_control")? {
             fs::write(self.base.join("cgroup.subtree_control"), "+memory")?;
         }
-        Ok(true)
+        Ok(accounted)
     }
 }
 
@@ -103,11 +108,7 @@ pub fn refusal() -> Option<String> {
         Ok(hierarchies) => hierarchies,
         Err(e) => return Some(format!("/proc/self/cgroup: {e}")),
     };
-    let has_memory = |h: &Hierarchy| {
-        let listed = |text: String| text.split_whitespace().any(|word| word == "memory");
-        !h.unified || fs::read_to_string(h.base.join("cgroup.controllers")).is_ok_and(listed)
-    };
-    let Some(memory) = hierarchies.iter().find(|h| has_memory(h)) else {
+    let Some(memory) = hierarchies.iter().find(|h| h.has_memory().unwrap_or(false)) else {
         return Some("the kernel keeps no account of memory per control group (cgroup_enable=memory)".into());
     };
     let writable = rustix::fs::access(&memory.base, rustix::fs::Access::WRITE_OK);
@@ -125,9 +126,7 @@ pub fn sweep() -> io::Result<()> {
 fn sweep_below(base: &Path) -> io::Result<()> {
     for entry in fs::read_dir(base)? {
         let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
-            || !entry.file_type()?.is_dir()
-        {
+        if !is_ours(&entry.file_name()) || !entry.file_type()?.is_dir() {
             continue;
         }
         match fs::remove_dir(entry.path()) {

@@ -4,6 +4,7 @@
 use super::Propose;
 use super::control::{AWAIT_MAX, Refused, Reply, Request, Status, read_line, socket, write_line};
 use super::device::Places;
+use super::group;
 use super::roles::{Process, blocking, chain};
 use crate::link::Link;
 use std::ffi::OsString;
@@ -78,11 +79,11 @@ pub enum ProcessError {
     },
 }
 
-/// To be called first, before any thread: makes the process one that memory pressure does not wait
-/// for, that a terminal does not end, and that ends as a whole where one of its threads panics: the device
+/// To be called first, before any thread: makes the process of that volume one that memory pressure does not wait
+/// for, in a control group of its own, that a terminal does not end, and that ends as a whole where one of its threads panics: the device
 /// fails at once and the daemon starts another, while half a process would serve nobody and hold everything.
 /// Answers in words what this machine refused.
-pub fn prepare() -> Vec<String> {
+pub fn prepare(volume: &VolumeName) -> Vec<String> {
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         told(panic);
@@ -109,6 +110,10 @@ pub fn prepare() -> Vec<String> {
     try_it(
         "staying when memory is short (oom_score_adj)",
         std::fs::write("/proc/self/oom_score_adj", "-1000"),
+    );
+    try_it(
+        "a control group of its own, without which a writer short of memory may hang",
+        group::apart(&format!("volume-{volume}")),
     );
     refused
 }

@@ -71,11 +71,8 @@ struct Orders {
 pub fn be_a_process() {
     let Ok(orders) = std::env::var(ROLE) else { return };
     let orders: Orders = serde_json::from_str(&orders).unwrap();
-    for refused in prepare() {
+    for refused in prepare(&volume()) {
         eprintln!("refused: {refused}");
-    }
-    if let Err(e) = group::apart("volume-mail") {
-        eprintln!("refused: a control group of its own: {e}");
     }
     tracing_subscriber::fmt()
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or("thermidor_services=info".into()))

@@ -397,7 +397,7 @@ fn service_line(
     service: &Service,
 ) -> ServiceLine {
     let instance = service.active.and_then(|n| leader?.reports.get(&n)?.instances.get(name));
-    let degraded = state.volumes.values().any(|v| v.service == *name && v.stops_its_service());
+    let degraded = state.volumes_of(name).any(|(_, volume)| volume.stops_its_service());
     let state_word = match (service.active, service.phase, instance) {
         (None, ..) => "down",
         (_, Phase::Stop { .. }, _) => "stops",

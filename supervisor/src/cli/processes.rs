@@ -107,17 +107,11 @@ pub fn engine_socket(named: Option<&str>) -> PathBuf {
     named.map_or_else(usual_socket, |named| PathBuf::from(named.trim_start_matches("unix://")))
 }
 
-/// In a control group of its own; where that is refused it is said, and the process goes on in its starter's.
-fn sit_apart(name: &str) {
-    if let Err(e) = group::apart(name) {
-        tracing::warn!(
-            "no control group of its own: whoever writes to a volume and is short of memory may hang: {e}"
-        );
-    }
-}
-
 pub fn run(paths: &Paths, args: RunArgs) -> Result<(), Refused> {
-    sit_apart("daemon");
+    // It writes to volumes when it restores: where this is refused it goes on in its starter's group.
+    if let Err(e) = group::apart("daemon") {
+        tracing::warn!("a control group of its own, without which a restore short of memory may hang: {e}");
+    }
     priority::raise(priority::OTHERS);
     let identity = identity(paths)?;
     let engine_socket = engine_socket(args.docker.as_deref());
@@ -196,10 +190,9 @@ pub fn ingress(paths: &Paths) -> Result<(), Refused> {
 }
 
 pub fn volume(paths: &Paths, args: VolumeArgs) -> Result<(), Refused> {
-    for word in volume_process::prepare() {
+    for word in volume_process::prepare(&args.name) {
         tracing::warn!("{word}");
     }
-    sit_apart(&format!("volume-{}", args.name));
     // In its own session: priority between sessions is each session's own.
     priority::raise(priority::OTHERS);
     let identity = followed_identity(paths)?;

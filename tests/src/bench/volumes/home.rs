@@ -20,7 +20,7 @@ use thermidor_services::lease_page::{Held, LeasePage};
 use thermidor_services::volume::control::{Configuration, VolumeControl};
 use thermidor_services::volume::device::Places;
 use thermidor_services::volume::process::{VolumeOptions, prepare, run};
-use thermidor_services::volume::{Unknown, group, watchdog};
+use thermidor_services::volume::{Unknown, watchdog};
 use thermidor_supervisor::priority;
 use tokio::net::UnixListener;
 
@@ -57,11 +57,8 @@ struct Orders {
 
 /// What this program does as a volume process, as `thermidor volume` would. To be called before any thread.
 pub fn be_a_replica(orders: &str) -> Result<()> {
-    for refused in prepare() {
+    for refused in prepare(&volume()?) {
         eprintln!("refused: {refused}");
-    }
-    if let Err(e) = group::apart("volume-mail") {
-        eprintln!("refused: a control group of its own: {e}");
     }
     priority::raise(priority::OTHERS);
     let Orders { node, root, listen } = serde_json::from_str(orders).context("orders")?;
