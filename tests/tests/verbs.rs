@@ -340,7 +340,10 @@ fn a_removed_volume_goes_from_every_radiator_also_from_one_that_was_away() {
         Ok(image(&home, away).is_ok_and(|there| !there).then_some(()))
     })
     .unwrap();
-    assert!(home.radiator(away).unwrap().pids_of("volume-process").is_empty());
+    until(Duration::from_secs(10), "its process to end", || {
+        Ok(home.radiator(away).unwrap().pids_of("volume-process").is_empty().then_some(()))
+    })
+    .unwrap();
     until(Duration::from_secs(10), "the word of it", || {
         let said = out(&ask(seat, "events"));
         Ok(said.contains(&format!("the image of record on {away} is removed")).then_some(()))

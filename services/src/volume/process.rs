@@ -4,12 +4,13 @@
 use super::Propose;
 use super::control::{AWAIT_MAX, Refused, Reply, Request, Status, read_line, socket, write_line};
 use super::device::Places;
-use super::group;
+use super::{group, removal};
 use super::roles::{Process, blocking, chain};
 use crate::link::Link;
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +70,9 @@ pub enum ProcessError {
     /// Directories, leftovers.
     #[error(transparent)]
     Device(#[from] super::device::DeviceError),
+    /// The volume was removed while its process was being started.
+    #[error("there is no folder {0}: the volume was removed here")]
+    Removed(PathBuf),
     /// Control socket or directory.
     #[error("can't use {path}")]
     Io {
@@ -118,14 +122,17 @@ pub fn prepare(volume: &VolumeName) -> Vec<String> {
     refused
 }
 
-/// Runs until told to quit. Needs a multi-threaded runtime.
+/// Runs until told to quit, in a folder that whoever starts it has made: a process that comes too late does not bring
+/// back what was removed. Needs a multi-threaded runtime.
 pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
     let io = |path: &PathBuf| {
         let path = path.clone();
         move |source| ProcessError::Io { path, source }
     };
-    std::fs::create_dir_all(&options.dir).map_err(io(&options.dir))?;
-    let dir = options.dir.canonicalize().map_err(io(&options.dir))?;
+    let dir = match options.dir.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ProcessError::Removed(options.dir)),
+        found => found.map_err(io(&options.dir))?,
+    };
     let options = VolumeOptions { dir: dir.clone(), ..options };
     let _alone = alone(&dir).await?;
     let places = Places { dir };
@@ -165,15 +172,24 @@ pub async fn run(options: VolumeOptions) -> Result<(), ProcessError> {
     std::fs::remove_file(&path).map_err(io(&path))
 }
 
-/// Sees to it that no other process serves this volume.
+/// Sees to it that no other process serves this volume, and that nobody has removed it meanwhile.
 async fn alone(dir: &std::path::Path) -> Result<std::fs::File, ProcessError> {
     let path = dir.join("lock");
-    let io = |source| ProcessError::Io { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
+    let io = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ProcessError::Removed(dir.into()),
+        _ => ProcessError::Io { path: path.clone(), source },
+    };
+    let file = removal::lock_file(dir).map_err(io)?;
     let since = tokio::time::Instant::now();
     loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+        match removal::try_lock(&file) {
+            Ok(()) => {
+                let (held, named) = (file.metadata().map_err(io)?, path.metadata().map_err(io)?);
+                return match held.ino() == named.ino() {
+                    true => Ok(file),
+                    false => Err(ProcessError::Removed(dir.into())),
+                };
+            }
             Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < ALONE_WITHIN => {
                 tokio::time::sleep(AGAIN).await;
             }
@@ -266,5 +282,32 @@ impl Process {
         if let Err(e) = blocking(move || places.leave()).await {
             tracing::error!(error = %chain(&e), "something is left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_starts_while_its_volume_is_removed_ends_and_brings_nothing_back() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("box");
+        assert!(matches!(alone(&dir).await, Err(ProcessError::Removed(_))), "it came too late");
+        assert!(!dir.exists());
+
+        std::fs::create_dir(&dir).unwrap();
+        let removing = removal::lock_file(&dir).unwrap();
+        removal::try_lock(&removing).unwrap();
+        let starting = tokio::spawn({
+            let dir = dir.clone();
+            async move { alone(&dir).await }
+        });
+        tokio::time::sleep(3 * AGAIN).await;
+        assert!(!starting.is_finished(), "it waits for whoever holds the lock");
+        std::fs::remove_dir_all(&dir).unwrap();
+        drop(removing);
+        assert!(matches!(starting.await.unwrap(), Err(ProcessError::Removed(_))));
+        assert!(!dir.exists());
     }
 }

@@ -73,14 +73,20 @@ pub fn remove(dir: &Path, id: ReplicaId, whole: bool) -> Result<(), RemovalError
     if !whole || others {
         return Ok(());
     }
-    let lock = dir.join("lock");
-    if lock.exists() {
-        let file = fs::File::open(&lock).map_err(at(&lock))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| RemovalError::InUse)?;
-    }
+    // Held until the folder is gone: a process that starts at this moment ends.
+    let lock = lock_file(dir).map_err(at(dir))?;
+    try_lock(&lock).map_err(|_| RemovalError::InUse)?;
     Places { dir: dir.to_owned() }.unprotect()?;
     fs::remove_dir_all(dir).map_err(at(dir))
+}
+
+/// The file whose lock is held by the process that serves the volume in `dir`, and by whoever removes it.
+pub(super) fn lock_file(dir: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).append(true).open(dir.join("lock"))
+}
+
+pub(super) fn try_lock(file: &fs::File) -> Result<(), rustix::io::Errno> {
+    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
 }
 
 #[cfg(test)]
@@ -136,8 +142,8 @@ mod tests {
     #[test]
     fn a_volume_whose_process_runs_is_left_alone() {
         let (_root, dir) = folder();
-        let lock = fs::File::create(dir.join("lock")).unwrap();
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        let lock = lock_file(&dir).unwrap();
+        try_lock(&lock).unwrap();
         let refused = remove(&dir, ReplicaId(7), true).unwrap_err();
         assert!(matches!(refused, RemovalError::InUse), "{refused}");
         assert!(dir.exists());

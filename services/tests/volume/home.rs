@@ -104,6 +104,7 @@ pub fn be_a_process() {
         pace,
         trim_every: Duration::from_millis(trim_every_ms),
     };
+    std::fs::create_dir_all(&options.dir).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(run(options)).unwrap();
     std::process::exit(0);

@@ -7,7 +7,7 @@ use crate::paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thermidor_model::observe::{ReplicaReport, ReplicaState};
 use thermidor_model::reconcile::Device;
@@ -75,12 +75,14 @@ pub struct Volumes {
     paths: Paths,
     shared: Shared,
     state: watch::Receiver<Arc<State>>,
+    /// When each process was last started here.
+    started: Arc<Mutex<BTreeMap<VolumeName, Instant>>>,
 }
 
 impl Volumes {
     /// Starts nothing yet.
     pub fn new(node: NodeId, paths: Paths, shared: Shared, state: watch::Receiver<Arc<State>>) -> Self {
-        Self { node, paths, shared, state }
+        Self { node, paths, shared, state, started: Arc::default() }
     }
 
     fn control(&self, volume: &VolumeName) -> VolumeControl {
@@ -287,22 +289,35 @@ impl Volumes {
 
     /// A replica that is no longer wanted here: its process ends, its image stays until someone removes it.
     async fn end(&self, volume: &VolumeName) {
-        match self.control(volume).quit().await {
-            Ok(()) | Err(ControlError::Absent { .. }) => info!(%volume, "is kept here no more"),
-            Err(e) => warn!(%volume, "its process did not end: {e}"),
+        loop {
+            match self.control(volume).quit().await {
+                // Started so lately that it does not listen yet.
+                Err(ControlError::Absent { .. }) if self.is_starting(volume) => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                Ok(()) | Err(ControlError::Absent { .. }) => info!(%volume, "is kept here no more"),
+                Err(e) => warn!(%volume, "its process did not end: {e}"),
+            }
+            break;
         }
         if let Err(e) = group::sweep() {
             warn!(%volume, "its control group is left: {e}");
         }
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
         let mut found = self.shared.lock();
         found.devices.remove(volume);
         found.replicas.remove(volume);
         found.short.remove(volume);
     }
 
+    fn is_starting(&self, volume: &VolumeName) -> bool {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.get(volume).is_some_and(|at| at.elapsed() <= START_MAX)
+    }
+
     /// One volume's process: running, configured, looked at.
     async fn keep(mut self, volume: VolumeName) {
-        let mut started: Option<Instant> = None;
         let mut given: Option<Configuration> = None;
         let mut pid = None;
         let mut silent: Option<Instant> = None;
@@ -339,11 +354,10 @@ impl Volumes {
                 }
             } else {
                 given = None;
-                if started.is_none_or(|at| at.elapsed() > START_MAX) {
-                    started = Some(Instant::now());
-                    if let Err(e) = self.start(&volume) {
-                        warn!(%volume, "its process can't be started: {e}");
-                    }
+                if !self.is_starting(&volume)
+                    && let Err(e) = self.start(&volume)
+                {
+                    warn!(%volume, "its process can't be started: {e}");
                 }
             }
             let mut state = self.state.clone();
@@ -355,6 +369,10 @@ impl Volumes {
     }
 
     fn start(&self, volume: &VolumeName) -> std::io::Result<()> {
+        if !self.here().contains(volume) {
+            return Ok(());
+        }
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.clone(), Instant::now());
         let dir = self.paths.volume(volume.as_str());
         std::fs::create_dir_all(&dir)?;
         info!(%volume, "its process is started");

@@ -81,6 +81,7 @@ pub fn be_a_replica(orders: &str) -> Result<()> {
         pace: Pace::default(),
         trim_every: Duration::from_secs(24 * 3600),
     };
+    std::fs::create_dir_all(&options.dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     Ok(runtime.block_on(run(options))?)
 }
