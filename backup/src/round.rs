@@ -4,7 +4,9 @@
 use crate::kit::Kit;
 use crate::restic::{Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
 use crate::schedule::passes;
-use crate::vault::{Finding, Folder, Head, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError};
+use crate::vault::{
+    Finding, Folder, Head, Kind, Lack, NotBelieved, Room, Says, Signed, Statement, VERSION, Visit, VisitError,
+};
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -52,8 +54,41 @@ pub enum RoundError {
     #[error("the way to the friend is shut")]
     Shut(#[source] std::io::Error),
     /// The vault does not show what was left there. Nothing more is left there until a person has looked.
-    #[error("the vault has lost something: {}; other friends' copies are not touched by that", said(.0))]
-    Lost(Vec<Finding>),
+    #[error(
+        "the vault has lost something: {}; other friends' copies are not touched by that, and nothing more is left at \
+         {vault}'s: ask its person what happened. To begin afresh there, run `thermidor friend rm {vault}` and pair again",
+        said(findings)
+    )]
+    Lost {
+        /// Whose vault.
+        vault: HomeName,
+        /// What is missing.
+        findings: Vec<Finding>,
+    },
+    /// What is lent does not hold more.
+    #[error(
+        "{vault}'s vault has no room left: of the quota of {} MiB that it lends to this home {} are used, and what comes \
+         is more than the rest. Ask its person to raise `lend` in the vault's settings",
+        room.quota >> 20, room.used.div_ceil(1 << 20)
+    )]
+    QuotaUsed {
+        /// Whose vault.
+        vault: HomeName,
+        /// How it stands.
+        room: Room,
+    },
+    /// More is lent than the disk there holds.
+    #[error(
+        "{vault}'s vault has no room left: the disk under it is full, {} MiB are free, though {} of the {} MiB that it \
+         lends to this home are unused. Ask its person to make room, by a larger `size` of the vault's volume say",
+        room.free >> 20, room.quota.saturating_sub(room.used) >> 20, room.quota >> 20
+    )]
+    DiskThere {
+        /// Whose vault.
+        vault: HomeName,
+        /// How it stands.
+        room: Room,
+    },
     /// The kit gives no key.
     #[error("the recovery kit gives no key")]
     Kit,
@@ -126,14 +161,36 @@ impl Round<'_> {
             }
             failed => failed,
         };
-        close(record, was, done, now())
+        close(record, was, self.explained(done).await, now())
     }
 
-    /// Reads a part of the last snapshot back, where that has failed before.
+    /// Reads a part of the last snapshot back, after it was seen that the vault still shows it.
     pub async fn prove(&self, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
-        let done = self.read_back(&mut record).await;
-        close(record, was, done, now())
+        let done = self.compare_and_read_back(&mut record, now()).await;
+        close(record, was, self.explained(done).await, now())
+    }
+
+    /// An earlier state proves itself as well as the last one does: what was left there is compared first.
+    async fn compare_and_read_back(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
+        self.compare(&self.folder()?, record, now).await?;
+        self.read_back(record).await
+    }
+
+    /// restic is told by a number that there is no room; the vault says in which way.
+    async fn explained(&self, done: Result<(), RoundError>) -> Result<(), RoundError> {
+        let Err(RoundError::Restic(ResticError::NoRoom)) = done else { return done };
+        let room = match self.visit().await {
+            Ok(mut visit) => visit.room().await,
+            Err(e) => return done.inspect_err(|_| tracing::debug!("nor can it be asked why: {e}")),
+        };
+        let vault = self.vault.clone();
+        match room.map(|room| (room.lack(), room)) {
+            Ok((Some(Lack::Quota), room)) => Err(RoundError::QuotaUsed { vault, room }),
+            Ok((Some(Lack::Disk), room)) => Err(RoundError::DiskThere { vault, room }),
+            Ok((None, _)) => done,
+            Err(e) => done.inspect_err(|_| tracing::debug!("it does not say why: {e}")),
+        }
     }
 
     /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there.
@@ -235,12 +292,16 @@ impl Round<'_> {
             Some((shown, _)) if shown < known.number => {
                 vec![Finding::HeadOlder { shown, known: known.number }]
             }
-            Some((number, head)) if number > known.number || hash(&head)? != known.hash => {
+            Some((number, head)) if !is_ours(known, number, &head, record)? => {
                 vec![Finding::HeadOther(number)]
             }
             Some((_, head)) => head.compare(&visit.list(folder, now).await?),
         };
-        if findings.is_empty() { Ok(()) } else { Err(RoundError::Lost(findings)) }
+        if findings.is_empty() {
+            Ok(())
+        } else {
+            Err(RoundError::Lost { vault: self.vault.clone(), findings })
+        }
     }
 
     async fn sign_head(
@@ -310,6 +371,20 @@ fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: Un
         Err(error) => Some(Failure::next(was.failure.as_ref(), now, error.passes(), error.to_string())),
     };
     record
+}
+
+/// Whether a head is one that this home may have left there: the last that it noted, or a later one that bears its key
+/// too and holds the last snapshot that was noted. Such a one is left behind by a radiator that lost its power, or was
+/// overtaken by another, between the signature and the note.
+fn is_ours(known: &HeadMark, number: u64, head: &Head, record: &Record) -> Result<bool, NotBelieved> {
+    if number == known.number {
+        return Ok(hash(head)? == known.hash);
+    }
+    let snapshots = head.blobs.get(&Kind::Snapshots);
+    let holds = |last: &String| {
+        snapshots.is_some_and(|all| all.iter().any(|name| name.to_string().starts_with(last.as_str())))
+    };
+    Ok(record.snapshot.as_ref().is_none_or(holds))
 }
 
 fn hash(head: &Head) -> Result<String, NotBelieved> {
