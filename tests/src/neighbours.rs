@@ -109,11 +109,7 @@ impl Neighbours {
 
     /// Waits until maison is let in by that friend's vault.
     pub fn reached(&self, friend: &str) -> Result<()> {
-        self.until(&format!("{friend}'s vault to let us in"), || {
-            let list = self.asked(&["friend", "ls", "-o", "json"])?;
-            let items = list["items"].as_array().cloned().unwrap_or_default();
-            Ok(items.iter().any(|f| f["home"] == friend && f["reachable"] == true).then_some(()))
-        })
+        self.home.reaches(PATIENCE.as_secs(), MAISON[0], friend)
     }
 
     /// The friend's radiator.
@@ -213,6 +209,11 @@ impl Neighbours {
     /// Bytes of uploads that a friend's vault has received in part.
     pub fn coming(&self, friend: &str) -> Result<u64> {
         Ok(files(&self.kept(friend)?.join("tmp"))?.iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// Waits until nothing half is left of uploads to a friend; the home itself may be on its way.
+    pub fn nothing_comes(&self, friend: &str) -> Result<()> {
+        self.until(&format!("no half upload at {friend}'s"), || Ok((self.coming(friend)? == 0).then_some(())))
     }
 
     /// What a friend keeps of maison, as this computer sees it.

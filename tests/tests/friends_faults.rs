@@ -79,7 +79,7 @@ fn proved(
     ensure!(said.done, "{}", said.text);
     let line = homes.line("alpes")?;
     ensure!(line.state == "proved" && line.failure.is_none(), "{line:?}");
-    ensure!(homes.coming("alpes")? == 0, "something half is left");
+    homes.nothing_comes("alpes")?;
     let locks = files(&homes.kept("alpes")?.join("repo").join(NOTES).join("locks"))?;
     ensure!(locks.is_empty(), "locks are left: {locks:?}");
     Ok(())

@@ -51,7 +51,7 @@ fn taken_by_plaine(homes: &Neighbours) -> Result<()> {
 
 /// Nothing half lies in the vault: no upload under way, and each pack is what its name says.
 fn all_whole(homes: &Neighbours, friend: &str) -> Result<()> {
-    ensure!(homes.coming(friend)? == 0, "an upload is left");
+    homes.nothing_comes(friend)?;
     let data = homes.kept(friend)?.join("repo").join(NOTES).join("data");
     let packs = files(&data)?;
     ensure!(!packs.is_empty(), "no packs in {}", data.display());
