@@ -1,17 +1,22 @@
 //! One subject at one friend's: what the vault shows is compared with what was left there, a snapshot is made, what the
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
+mod error;
+
+pub use error::RoundError;
+
 use crate::kit::Kit;
-use crate::restic::{Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
-use crate::schedule::passes;
+use crate::restic::{
+    Backup, Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source,
+};
 use crate::vault::{
-    Finding, Folder, Head, Kind, Lack, NotBelieved, Room, Says, Signed, Statement, VERSION, Visit, VisitError,
+    Finding, Folder, Head, Kind, Lack, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
 };
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use thermidor_model::backup::{Failure, HeadMark, Passes, Record, Subject};
+use thermidor_model::backup::{Failure, HeadMark, Record, Subject};
 use thermidor_model::name::{HomeName, NodeId, UnixMs};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -39,83 +44,6 @@ pub struct Round<'a> {
     pub vault: HomeName,
     /// What is backed up.
     pub subject: Subject,
-}
-
-/// Why a round came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    /// restic failed.
-    #[error(transparent)]
-    Restic(#[from] ResticError),
-    /// The vault, asked beside restic, failed.
-    #[error(transparent)]
-    Visit(#[from] VisitError),
-    /// No connection on this machine.
-    #[error("the way to the friend is shut")]
-    Shut(#[source] std::io::Error),
-    /// The vault does not show what was left there. Nothing more is left there until a person has looked.
-    #[error(
-        "the vault has lost something: {}; other friends' copies are not touched by that, and nothing more is left at \
-         {vault}'s: ask its person what happened. To begin afresh there, run `thermidor friend rm {vault}` and pair again",
-        said(findings)
-    )]
-    Lost {
-        /// Whose vault.
-        vault: HomeName,
-        /// What is missing.
-        findings: Vec<Finding>,
-    },
-    /// What is lent does not hold more.
-    #[error(
-        "{vault}'s vault has no room left: of the quota of {} MiB that it lends to this home {} are used, and what comes \
-         is more than the rest. Ask its person to raise `lend` in the vault's settings",
-        room.quota >> 20, room.used.div_ceil(1 << 20)
-    )]
-    QuotaUsed {
-        /// Whose vault.
-        vault: HomeName,
-        /// How it stands.
-        room: Room,
-    },
-    /// More is lent than the disk there holds.
-    #[error(
-        "{vault}'s vault has no room left: the disk under it is full, {} MiB are free, though {} of the {} MiB that it \
-         lends to this home are unused. Ask its person to make room, by a larger `size` of the vault's volume say",
-        room.free >> 20, room.quota.saturating_sub(room.used) >> 20, room.quota >> 20
-    )]
-    DiskThere {
-        /// Whose vault.
-        vault: HomeName,
-        /// How it stands.
-        room: Room,
-    },
-    /// The kit gives no key.
-    #[error("the recovery kit gives no key")]
-    Kit,
-    /// The head can't be signed.
-    #[error(transparent)]
-    Sign(#[from] NotBelieved),
-    /// No folder of the vault can be called so.
-    #[error("no folder of a vault can be called `{0}`: give the service another name")]
-    Folder(String),
-}
-
-fn said(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-impl RoundError {
-    /// How it passes.
-    pub fn passes(&self) -> Passes {
-        match self {
-            Self::Restic(error) => passes(error),
-            Self::Visit(VisitError::Refused { .. } | VisitError::Nonsense(_) | VisitError::Broken(_)) => {
-                Passes::ByItself
-            }
-            Self::Visit(VisitError::Silent(_)) | Self::Shut(_) => Passes::ByItself,
-            _ => Passes::ByAPerson,
-        }
-    }
 }
 
 /// What a restore that was tried came to.
@@ -230,7 +158,13 @@ impl Round<'_> {
         let (repository, folder) = (self.repository(None)?, self.folder()?);
         let at = i64::try_from(now()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let at = at.ok_or_else(|| ResticError::Unreadable("the clock".into()))?;
-        let forget = self.restic.forget(&repository, keep, at).await?;
+        let forget = match self.restic.forget(&repository, keep, at).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(&repository).await?;
+                self.restic.forget(&repository, keep, at).await?
+            }
+            forget => forget?,
+        };
         if let Some(forget) = forget {
             let mut visit = self.visit().await?;
             if !forget.holds(&visit.list(&folder, now()).await?) {
@@ -260,14 +194,13 @@ impl Round<'_> {
         let parent = record.snapshot.as_deref().and_then(SnapshotId::new);
         let source =
             Source { dir: dir.to_owned(), home: self.home.clone(), tag: self.subject.to_string(), parent };
-        let made = match self.restic.backup(&repository, &source, progress).await {
+        let made = match self.snapshot(&repository, &source, progress).await {
             Err(ResticError::Missing) if record.head.is_none() => {
                 self.restic.init(&repository).await?;
-                self.restic.backup(&repository, &source, progress).await?
+                self.snapshot(&repository, &source, progress).await?
             }
             Err(ResticError::NoSnapshot) => {
-                let source = Source { parent: None, ..source };
-                self.restic.backup(&repository, &source, progress).await?
+                self.snapshot(&repository, &Source { parent: None, ..source }, progress).await?
             }
             made => made?,
         };
@@ -275,6 +208,23 @@ impl Round<'_> {
         record.snapshot = Some(made.snapshot.to_string());
         record.head = Some(self.sign_head(&folder, record.head.as_ref(), now).await?);
         Ok(())
+    }
+
+    /// Makes one. Locks that are in the way and of which nobody lives any more are removed: restic leaves them to whoever
+    /// comes next, and never looks by itself how old they are.
+    async fn snapshot(
+        &self,
+        repository: &Repository,
+        source: &Source,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Backup, ResticError> {
+        match self.restic.backup(repository, source, progress).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(repository).await?;
+                self.restic.backup(repository, source, progress).await
+            }
+            made => made,
+        }
     }
 
     async fn visit(&self) -> Result<Visit, RoundError> {
@@ -342,7 +292,15 @@ impl Round<'_> {
     }
 
     async fn read_back(&self, record: &mut Record) -> Result<(), RoundError> {
-        self.restic.check(&self.repository(None)?, PROVE_MIB).await?;
+        let repository = self.repository(None)?;
+        let checked = match self.restic.check(&repository, PROVE_MIB).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(&repository).await?;
+                self.restic.check(&repository, PROVE_MIB).await
+            }
+            checked => checked,
+        };
+        checked?;
         record.proven = record.made;
         Ok(())
     }

@@ -22,6 +22,7 @@ fn a_friend_that_is_away_slow_or_cut_off_and_a_move_cost_nothing_but_time() {
     slow(&homes).context("a friend is slow").unwrap();
     cut_while_backing_up(&homes).context("a cable is cut in the middle of a pack").unwrap();
     moved(&homes).context("the service moves in the middle of its backup").unwrap();
+    doer_dies(&homes).context("the radiator that backs up loses its power").unwrap();
     cut_while_restoring(&homes).context("a cable is cut in the middle of a restore").unwrap();
 }
 
@@ -80,9 +81,7 @@ fn proved(
     let line = homes.line("alpes")?;
     ensure!(line.state == "proved" && line.failure.is_none(), "{line:?}");
     homes.nothing_comes("alpes")?;
-    let locks = files(&homes.kept("alpes")?.join("repo").join(NOTES).join("locks"))?;
-    ensure!(locks.is_empty(), "locks are left: {locks:?}");
-    Ok(())
+    no_lock(homes)
 }
 
 fn cut_while_backing_up(homes: &Neighbours) -> Result<()> {
@@ -121,6 +120,42 @@ fn moved(homes: &Neighbours) -> Result<()> {
     homes.done(&["backup", "run", NOTES, "--to", "alpes"])?;
     let line = homes.line("alpes")?;
     ensure!(line.by.as_deref() == Some(active.as_str()) && line.state == "proved", "{line:?}");
+    Ok(())
+}
+
+/// What is half done is done anew by the other, and the lock of the dead is in nobody's way.
+fn doer_dies(homes: &Neighbours) -> Result<()> {
+    let [salon, bureau] = MAISON;
+    if homes.active()? != salon {
+        homes.done(&["move", NOTES, salon])?;
+    }
+    // With two radiators the active's alone votes.
+    homes.home.wait(120, "salon to be active, to vote and to lead, bureau to be in sync", |s| {
+        let votes = s.voters() == 1 && s.member(salon).is_some_and(|m| m.votes);
+        votes && s.leader.as_deref() == Some(salon) && s.runs_on(NOTES) == Some(salon) && s.in_sync(bureau)
+    })?;
+    homes.write("dies", 4)?;
+    scope(|scope| {
+        let backup = homes.back_up(scope, "alpes");
+        homes.until_coming("alpes", BEGUN)?;
+        homes.home.lab.radiator(bureau)?.power_off()?;
+        let said = backup.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        ensure!(!said.done && said.text.contains("nobody works on it any more"), "{}", said.text);
+        Ok(())
+    })?;
+    // A write is what its absence is noticed by: salon is the only one that holds all of it.
+    homes.write("without", 1)?;
+    homes.done(&["backup", "run", NOTES, "--to", "alpes"])?;
+    let line = homes.line("alpes")?;
+    ensure!(line.by.as_deref() == Some(salon) && line.state == "proved", "{line:?}");
+    no_lock(homes)?;
+    homes.home.lab.radiator(bureau)?.power_on()?;
+    homes.home.wait(120, "bureau to be in sync again", |s| s.in_sync(bureau)).map(drop)
+}
+
+fn no_lock(homes: &Neighbours) -> Result<()> {
+    let locks = files(&homes.kept("alpes")?.join("repo").join(NOTES).join("locks"))?;
+    ensure!(locks.is_empty(), "locks are left: {locks:?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use crate::faults::Small;
 use crate::restic::skip;
 use crate::stage::{Stage, home, listen, noise, terms};
-use crate::supervised::restic;
+use crate::supervised::{processes, restic};
 use std::path::{Path, PathBuf};
 use thermidor_backup::kit::Kit;
 use thermidor_backup::restic::{Keep, Progress, Restic, Restore};
@@ -217,6 +217,40 @@ async fn what_a_radiator_left_that_died_before_it_was_noted_is_gone_on_from_and_
     std::fs::remove_file(names.iter().find(|path| !is_known(path)).unwrap()).unwrap();
     let fourth = bob.back_up(&third, NOW + 4000).await;
     assert!(why(&fourth).0.contains("1 of snapshots are missing"), "{fourth:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_of_a_radiator_that_lost_its_power_is_in_nobodys_way() {
+    if skip("the_lock_of_a_radiator_that_lost_its_power_is_in_nobodys_way") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    let locks = || std::fs::read_dir(bob.kept().join("locks")).unwrap().count();
+    assert_eq!(locks(), 0);
+    // Reading back locks everybody else out: such a lock is left.
+    for _ in 0..20 {
+        let dies = async {
+            while locks() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            for pid in processes(bob.dir.path()) {
+                let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+                // One that was just ending is gone.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        };
+        let round = bob.round();
+        tokio::join!(round.prove(&first, || NOW + 500), dies);
+        if locks() > 0 {
+            break;
+        }
+    }
+    assert_eq!(locks(), 1, "no lock was left");
+    bob.message(6);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!((second.failure.clone(), second.proven), (None, Some(NOW + 995)));
+    assert_eq!(locks(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
