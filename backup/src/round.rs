@@ -1,15 +1,22 @@
 //! One subject at one friend's: what the vault shows is compared with what was left there, a snapshot is made, what the
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
+mod error;
+
+pub use error::RoundError;
+
 use crate::kit::Kit;
-use crate::restic::{Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
-use crate::schedule::passes;
-use crate::vault::{Finding, Folder, Head, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError};
+use crate::restic::{
+    Backup, Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source,
+};
+use crate::vault::{
+    Finding, Folder, Head, Kind, Lack, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
+};
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use thermidor_model::backup::{Failure, HeadMark, Passes, Record, Subject};
+use thermidor_model::backup::{Failure, HeadMark, Record, Subject};
 use thermidor_model::name::{HomeName, NodeId, UnixMs};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -37,50 +44,6 @@ pub struct Round<'a> {
     pub vault: HomeName,
     /// What is backed up.
     pub subject: Subject,
-}
-
-/// Why a round came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    /// restic failed.
-    #[error(transparent)]
-    Restic(#[from] ResticError),
-    /// The vault, asked beside restic, failed.
-    #[error(transparent)]
-    Visit(#[from] VisitError),
-    /// No connection on this machine.
-    #[error("the way to the friend is shut")]
-    Shut(#[source] std::io::Error),
-    /// The vault does not show what was left there. Nothing more is left there until a person has looked.
-    #[error("the vault has lost something: {}; other friends' copies are not touched by that", said(.0))]
-    Lost(Vec<Finding>),
-    /// The kit gives no key.
-    #[error("the recovery kit gives no key")]
-    Kit,
-    /// The head can't be signed.
-    #[error(transparent)]
-    Sign(#[from] NotBelieved),
-    /// No folder of the vault can be called so.
-    #[error("no folder of a vault can be called `{0}`: give the service another name")]
-    Folder(String),
-}
-
-fn said(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-impl RoundError {
-    /// How it passes.
-    pub fn passes(&self) -> Passes {
-        match self {
-            Self::Restic(error) => passes(error),
-            Self::Visit(VisitError::Refused { .. } | VisitError::Nonsense(_) | VisitError::Broken(_)) => {
-                Passes::ByItself
-            }
-            Self::Visit(VisitError::Silent(_)) | Self::Shut(_) => Passes::ByItself,
-            _ => Passes::ByAPerson,
-        }
-    }
 }
 
 /// What a restore that was tried came to.
@@ -126,14 +89,36 @@ impl Round<'_> {
             }
             failed => failed,
         };
-        close(record, was, done, now())
+        close(record, was, self.explained(done).await, now())
     }
 
-    /// Reads a part of the last snapshot back, where that has failed before.
+    /// Reads a part of the last snapshot back, after it was seen that the vault still shows it.
     pub async fn prove(&self, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
-        let done = self.read_back(&mut record).await;
-        close(record, was, done, now())
+        let done = self.compare_and_read_back(&mut record, now()).await;
+        close(record, was, self.explained(done).await, now())
+    }
+
+    /// An earlier state proves itself as well as the last one does: what was left there is compared first.
+    async fn compare_and_read_back(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
+        self.compare(&self.folder()?, record, now).await?;
+        self.read_back(record).await
+    }
+
+    /// restic is told by a number that there is no room; the vault says in which way.
+    async fn explained(&self, done: Result<(), RoundError>) -> Result<(), RoundError> {
+        let Err(RoundError::Restic(ResticError::NoRoom)) = done else { return done };
+        let room = match self.visit().await {
+            Ok(mut visit) => visit.room().await,
+            Err(e) => return done.inspect_err(|_| tracing::debug!("nor can it be asked why: {e}")),
+        };
+        let vault = self.vault.clone();
+        match room.map(|room| (room.lack(), room)) {
+            Ok((Some(Lack::Quota), room)) => Err(RoundError::QuotaUsed { vault, room }),
+            Ok((Some(Lack::Disk), room)) => Err(RoundError::DiskThere { vault, room }),
+            Ok((None, _)) => done,
+            Err(e) => done.inspect_err(|_| tracing::debug!("it does not say why: {e}")),
+        }
     }
 
     /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there.
@@ -173,7 +158,13 @@ impl Round<'_> {
         let (repository, folder) = (self.repository(None)?, self.folder()?);
         let at = i64::try_from(now()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let at = at.ok_or_else(|| ResticError::Unreadable("the clock".into()))?;
-        let forget = self.restic.forget(&repository, keep, at).await?;
+        let forget = match self.restic.forget(&repository, keep, at).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(&repository).await?;
+                self.restic.forget(&repository, keep, at).await?
+            }
+            forget => forget?,
+        };
         if let Some(forget) = forget {
             let mut visit = self.visit().await?;
             if !forget.holds(&visit.list(&folder, now()).await?) {
@@ -203,14 +194,13 @@ impl Round<'_> {
         let parent = record.snapshot.as_deref().and_then(SnapshotId::new);
         let source =
             Source { dir: dir.to_owned(), home: self.home.clone(), tag: self.subject.to_string(), parent };
-        let made = match self.restic.backup(&repository, &source, progress).await {
+        let made = match self.snapshot(&repository, &source, progress).await {
             Err(ResticError::Missing) if record.head.is_none() => {
                 self.restic.init(&repository).await?;
-                self.restic.backup(&repository, &source, progress).await?
+                self.snapshot(&repository, &source, progress).await?
             }
             Err(ResticError::NoSnapshot) => {
-                let source = Source { parent: None, ..source };
-                self.restic.backup(&repository, &source, progress).await?
+                self.snapshot(&repository, &Source { parent: None, ..source }, progress).await?
             }
             made => made?,
         };
@@ -218,6 +208,23 @@ impl Round<'_> {
         record.snapshot = Some(made.snapshot.to_string());
         record.head = Some(self.sign_head(&folder, record.head.as_ref(), now).await?);
         Ok(())
+    }
+
+    /// Makes one. Locks that are in the way and of which nobody lives any more are removed: restic leaves them to whoever
+    /// comes next, and never looks by itself how old they are.
+    async fn snapshot(
+        &self,
+        repository: &Repository,
+        source: &Source,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Backup, ResticError> {
+        match self.restic.backup(repository, source, progress).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(repository).await?;
+                self.restic.backup(repository, source, progress).await
+            }
+            made => made,
+        }
     }
 
     async fn visit(&self) -> Result<Visit, RoundError> {
@@ -235,12 +242,16 @@ impl Round<'_> {
             Some((shown, _)) if shown < known.number => {
                 vec![Finding::HeadOlder { shown, known: known.number }]
             }
-            Some((number, head)) if number > known.number || hash(&head)? != known.hash => {
+            Some((number, head)) if !is_ours(known, number, &head, record)? => {
                 vec![Finding::HeadOther(number)]
             }
             Some((_, head)) => head.compare(&visit.list(folder, now).await?),
         };
-        if findings.is_empty() { Ok(()) } else { Err(RoundError::Lost(findings)) }
+        if findings.is_empty() {
+            Ok(())
+        } else {
+            Err(RoundError::Lost { vault: self.vault.clone(), findings })
+        }
     }
 
     async fn sign_head(
@@ -281,7 +292,15 @@ impl Round<'_> {
     }
 
     async fn read_back(&self, record: &mut Record) -> Result<(), RoundError> {
-        self.restic.check(&self.repository(None)?, PROVE_MIB).await?;
+        let repository = self.repository(None)?;
+        let checked = match self.restic.check(&repository, PROVE_MIB).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(&repository).await?;
+                self.restic.check(&repository, PROVE_MIB).await
+            }
+            checked => checked,
+        };
+        checked?;
         record.proven = record.made;
         Ok(())
     }
@@ -310,6 +329,20 @@ fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: Un
         Err(error) => Some(Failure::next(was.failure.as_ref(), now, error.passes(), error.to_string())),
     };
     record
+}
+
+/// Whether a head is one that this home may have left there: the last that it noted, or a later one that bears its key
+/// too and holds the last snapshot that was noted. Such a one is left behind by a radiator that lost its power, or was
+/// overtaken by another, between the signature and the note.
+fn is_ours(known: &HeadMark, number: u64, head: &Head, record: &Record) -> Result<bool, NotBelieved> {
+    if number == known.number {
+        return Ok(hash(head)? == known.hash);
+    }
+    let snapshots = head.blobs.get(&Kind::Snapshots);
+    let holds = |last: &String| {
+        snapshots.is_some_and(|all| all.iter().any(|name| name.to_string().starts_with(last.as_str())))
+    };
+    Ok(record.snapshot.as_ref().is_none_or(holds))
 }
 
 fn hash(head: &Head) -> Result<String, NotBelieved> {

@@ -71,6 +71,8 @@ pub enum Verb {
     Head,
     /// A retention challenge.
     Challenge,
+    /// What room there is.
+    Room,
 }
 
 /// The friend's name in a path, which is looked at before anything else.
@@ -102,6 +104,7 @@ fn verb_of(word: &str) -> Option<Verb> {
         "deletions" => Some(Verb::Deletions),
         "head" => Some(Verb::Head),
         "challenge" => Some(Verb::Challenge),
+        "room" => Some(Verb::Room),
         _ => None,
     }
 }

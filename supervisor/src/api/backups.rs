@@ -80,7 +80,7 @@ pub struct Ordered {
     pub pairs: Vec<(String, String, UnixMs)>,
 }
 
-/// What `status` says of backups: a line for each service, louder where it is too old.
+/// What `status` says of backups: a line for each service, louder where it is too old or a person is needed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupStanding {
     /// The service's name, or `home-itself`.
@@ -89,6 +89,9 @@ pub struct BackupStanding {
     pub age_ms: Option<u64>,
     /// Whether that is too old.
     pub late: bool,
+    /// Whether a friend fails in a way that does not pass before a person has done something.
+    #[serde(default)]
+    pub person: bool,
     /// In words.
     pub text: String,
 }
@@ -101,6 +104,12 @@ impl BackupStanding {
         now: UnixMs,
     ) -> Self {
         let stands = standing(wish, records, now);
-        Self { subject: wish.subject.to_string(), age_ms: stands.age, late: stands.late, text: stands.text }
+        let (late, person) = (stands.late, stands.person);
+        Self { subject: wish.subject.to_string(), age_ms: stands.age, late, person, text: stands.text }
+    }
+
+    /// Whether it is a warning: other friends' backups may be in time, and still one has lost something.
+    pub fn is_loud(&self) -> bool {
+        self.late || self.person
     }
 }

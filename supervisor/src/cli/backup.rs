@@ -7,13 +7,15 @@ use crate::api::{Refused, Request, client};
 use crate::paths::Paths;
 use clap::Subcommand;
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermidor_model::ServiceName;
 use thermidor_model::backup::{HOME_ITSELF, Subject};
 use thermidor_model::name::HomeName;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
+/// Whoever was to do something and neither does it nor has done it for so long has lost its power, or was started again.
+const GONE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub enum BackupVerb {
@@ -111,6 +113,7 @@ fn order(paths: &Paths, service: Option<&str>, to: Option<HomeName>, prove: bool
 /// Waits until what was ordered of a pair has ended; why it failed, if it did.
 fn wait(paths: &Paths, subject: &str, friend: &str, at_ms: u64) -> Result<Option<String>, Refused> {
     let on_terminal = std::io::stderr().is_terminal();
+    let mut seen = Instant::now();
     loop {
         let list: BackupList = client::ask_for(paths, &Request::Backups)?;
         let line = list.items.iter().find(|l| l.subject == subject && l.friend == friend);
@@ -118,6 +121,14 @@ fn wait(paths: &Paths, subject: &str, friend: &str, at_ms: u64) -> Result<Option
         let ended = line.ended.as_ref().filter(|(ended, _)| *ended >= at_ms && line.state != "runs");
         if let Some((_, why)) = ended {
             return Ok(why.clone());
+        }
+        if line.state == "runs" {
+            seen = Instant::now();
+        } else if seen.elapsed() > GONE {
+            return Ok(Some(format!(
+                "nobody works on it any more: the radiator that did is gone, or was started again; run it once more{}",
+                list.silent.iter().map(|silent| format!(" (not heard: {silent})")).collect::<String>()
+            )));
         }
         if let (Some((done, total)), true) = (line.progress, on_terminal) {
             eprint!("\r{subject} to {friend}: {} of {}   ", bytes(done), bytes(total));

@@ -248,6 +248,7 @@ fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thermidor_model::backup::Passes;
     use thermidor_model::friends::{Friend, FriendIdentity, PublicKey};
     use thermidor_model::state::Off;
     use thermidor_model::testing::{box_volume, mail, serving_home};
@@ -318,6 +319,26 @@ mod tests {
         assert!(warnings.iter().any(|w| w.contains("no backup has been proved yet")), "{warnings:?}");
         state.friends.get_mut(&home("alice")).unwrap().confirmed_ms = None;
         assert_eq!(wishes(&state), []);
+    }
+
+    #[test]
+    fn a_friend_that_needs_a_person_is_a_warning_though_the_backup_there_is_in_time() {
+        let mut state = state();
+        let now = unix_ms();
+        let record = |passes| {
+            let failure =
+                thermidor_model::backup::Failure::next(None, now, passes, "it has lost something".into());
+            Record { made: Some(now), proven: Some(now), failure: Some(failure), ..Record::default() }
+        };
+        let mut warned = |passes| {
+            let known = [(home("alice"), record(passes))].into();
+            state.backups.insert(Subject::Service(mail()), known);
+            let (standings, warnings) = standings(&state);
+            assert!(!standings[0].late, "{standings:?}");
+            warnings.iter().any(|w| w.contains("alice has failed") && w.contains("it has lost something"))
+        };
+        assert!(warned(Passes::ByAPerson));
+        assert!(!warned(Passes::ByItself), "one that is away comes back");
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub fn standings(state: &State) -> (Vec<BackupStanding>, Vec<String>) {
     let (known, now) = (records(state), unix_ms());
     let standings: Vec<_> = wishes(state).iter().map(|wish| BackupStanding::of(wish, &known, now)).collect();
     let mut warnings: Vec<String> =
-        standings.iter().filter(|s| s.late).map(|s| format!("backup: {}", s.text)).collect();
+        standings.iter().filter(|s| s.is_loud()).map(|s| format!("backup: {}", s.text)).collect();
     for (service, spec) in declared(state) {
         for friend in &spec.to {
             match state.friends.get(friend) {
