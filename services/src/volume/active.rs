@@ -216,6 +216,7 @@ impl Active {
             pace,
             node,
             requests: 0,
+            unflushed: None,
             waiting: HashMap::new(),
             payloads: BTreeMap::new(),
             sessions: BTreeMap::new(),

@@ -16,10 +16,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thermidor_model::replication::scrub::{Pace, Record};
-use thermidor_model::replication::{self, Answer, Effect, Event, Frame, LocalEffect};
+use thermidor_model::replication::{self, Answer, DeviceOp, Effect, Event, Frame, LocalEffect};
 use thermidor_model::{Command, NodeId, Outcome};
 
 const TICK: Duration = Duration::from_millis(20);
+/// So long a change stays without a flush at most: nobody else may ask for one on a volume at rest, and a standby's
+/// snapshot waits for it.
+const UNFLUSHED_MAX: Duration = Duration::from_secs(2);
 /// A proposal without an answer for so long is unknown.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
 /// How long a machine may take to come to rest when its role ends.
@@ -44,6 +47,8 @@ pub(super) struct Owner {
     pub(super) pace: Pace,
     pub(super) node: NodeId,
     pub(super) requests: u64,
+    /// Since when a change has been waiting for a flush.
+    pub(super) unflushed: Option<Instant>,
     /// Requests not answered yet.
     pub(super) waiting: HashMap<u64, (Bytes, Done)>,
     /// Payloads by the operation's number, until they are forgotten.
@@ -77,6 +82,7 @@ pub(super) fn run(entrance: &Entrance<Owner>, arrivals: &Receiver<Arrived>, reco
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 owner.handle([Event::Tick]);
+                owner.flush_what_nobody_flushes();
                 owner.show();
             }
             owner.is_over()
@@ -123,12 +129,7 @@ impl Owner {
     pub(super) fn take(&mut self, arrived: Arrived) {
         self.look_at_the_lease();
         match arrived {
-            Arrived::Device { op, payload, done } => {
-                self.requests += 1;
-                let request = self.requests;
-                self.waiting.insert(request, (payload, done));
-                self.handle([Event::Device { request, op }]);
-            }
+            Arrived::Device { op, payload, done } => self.ask(op, payload, done),
             Arrived::Connected { replica, session, writer } if self.stopping.is_none() => {
                 self.sessions.insert((replica, session), writer);
                 self.handle([Event::Connected { replica, session }]);
@@ -153,6 +154,24 @@ impl Owner {
                 self.stopping.get_or_insert_with(Instant::now);
             }
             Arrived::Connected { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, op: DeviceOp, payload: Bytes, done: Done) {
+        match op {
+            DeviceOp::Change(_) => self.unflushed = self.unflushed.or_else(|| Some(Instant::now())),
+            DeviceOp::Flush => self.unflushed = None,
+        }
+        self.requests += 1;
+        let request = self.requests;
+        self.waiting.insert(request, (payload, done));
+        self.handle([Event::Device { request, op }]);
+    }
+
+    fn flush_what_nobody_flushes(&mut self) {
+        if self.stopping.is_none() && self.unflushed.is_some_and(|since| since.elapsed() > UNFLUSHED_MAX) {
+            // Nobody waits for its answer.
+            self.ask(DeviceOp::Flush, Bytes::new(), Box::new(drop));
         }
     }
 
