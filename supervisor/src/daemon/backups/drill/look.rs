@@ -15,6 +15,8 @@ use thermidor_services::recipe::yacy;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long an engine may take to note that a container has ended.
+const SHOWN: Duration = Duration::from_secs(2);
 /// How long one knock may take.
 const KNOCK_MAX: Duration = Duration::from_secs(30);
 /// How long mail may take to greet: it has little of the processor.
@@ -110,6 +112,10 @@ impl<'a> Watch<'a> {
         let took = began.elapsed();
         let Some(pid) = started.pid else { return Err(ended(engine, service, started).await) };
         let inside = Inside::of(pid);
+        if inside.is_err() {
+            // One that has ended already shows itself a moment later.
+            tokio::time::sleep(SHOWN).await;
+        }
         // A process's number may be another's by now: it was the container's if it is so still.
         let now = engine.find_trial(service).await.map_err(|e| NotWell::for_now(e.to_string()))?;
         let now = now.ok_or_else(|| gone(service))?;
