@@ -79,8 +79,8 @@ async fn another_plan_makes_another_container_but_never_under_a_running_service(
     assert!(second.id != first.id && second.plan_hash == new.hash() && second.epoch == 0);
 }
 
-/// Tells of its network, then gives a page on loopback to whoever asks.
-const ALONE: &str = r#"grep -c : /proc/net/dev > /data/networks; echo "up at last"
+/// Tells of its routes (a head line and no more: it has none), then gives a page on loopback to whoever asks.
+const ALONE: &str = r#"wc -l < /proc/net/route > /data/routes; echo "up at last"
 exec perl -MIO::Socket::INET -e '
   my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 8090, Listen => 5) or die;
   while (my $c = $s->accept) {
@@ -113,7 +113,7 @@ async fn a_service_on_trial_has_no_network_and_is_nobodys_instance_and_goes_afte
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(std::fs::read_to_string(data.join("networks")).unwrap().trim(), "1", "loopback alone");
+    assert_eq!(std::fs::read_to_string(data.join("routes")).unwrap().trim(), "1", "no way to anywhere");
     assert_eq!(stage.engine.trial_words(&notes, 3).await.unwrap(), ["up at last"]);
     // Whoever looks for the home's services sees one instance, and it is the one that serves.
     assert_eq!(stage.engine.list().await.unwrap(), std::slice::from_ref(&serving));
