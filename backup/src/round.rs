@@ -9,6 +9,7 @@ use crate::kit::Kit;
 use crate::restic::{
     Backup, Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source,
 };
+use crate::restore;
 use crate::vault::{
     Finding, Folder, Head, Kind, Lack, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
 };
@@ -46,15 +47,13 @@ pub struct Round<'a> {
     pub subject: Subject,
 }
 
-/// What a restore that was tried came to.
+/// What a restore aside brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drilled {
     /// Files, all of them compared with what the repository says of them.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Those of them that lie in a Maildir: messages.
-    pub messages: u64,
 }
 
 impl Round<'_> {
@@ -121,23 +120,20 @@ impl Round<'_> {
         }
     }
 
-    /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there.
-    pub async fn drill(
-        &self,
-        dir: &Path,
-        was: &Record,
-        now: impl Fn() -> UnixMs,
-    ) -> (Record, Option<Drilled>) {
-        let mut record = was.clone();
-        let done = self.try_restore(dir, was).await;
-        let (done, drilled) = match done {
-            Ok(drilled) => {
-                record.drilled = Some(now());
-                (Ok(()), Some(drilled))
-            }
-            Err(e) => (Err(e), None),
-        };
-        (close(record, was, done, now()), drilled)
+    /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there. Refused before
+    /// anything is brought if it does not fit into so many bytes.
+    pub async fn restore_aside(&self, dir: &Path, free: u64, was: &Record) -> Result<Drilled, RoundError> {
+        let snapshot = was.snapshot.as_deref().and_then(SnapshotId::new);
+        let snapshot = snapshot.ok_or(RoundError::Restic(ResticError::NoSnapshot))?;
+        let repository = self.repository(None)?;
+        let measured = self.restic.measure(&repository, &snapshot, None).await?;
+        restore::enough(&measured, free).map_err(RoundError::NoRoom)?;
+        let wanted = Restore { snapshot, target: dir.to_owned(), only: None, verify: true };
+        self.restic.restore(&repository, &wanted).await?;
+        let place = dir.to_owned();
+        let counted = tokio::task::spawn_blocking(move || count(&place)).await;
+        let failed = |e| RoundError::Restic(ResticError::Io(dir.to_owned(), e));
+        counted.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
     }
 
     /// Forgets old snapshots: restic says which blobs that frees, the vault is told by a signed list, and deletes them once
@@ -304,17 +300,6 @@ impl Round<'_> {
         record.proven = record.made;
         Ok(())
     }
-
-    async fn try_restore(&self, dir: &Path, was: &Record) -> Result<Drilled, RoundError> {
-        let snapshot = was.snapshot.as_deref().and_then(SnapshotId::new);
-        let snapshot = snapshot.ok_or(RoundError::Restic(ResticError::NoSnapshot))?;
-        let restore = Restore { snapshot, target: dir.to_owned(), only: None, verify: true };
-        self.restic.restore(&self.repository(None)?, &restore).await?;
-        let place = dir.to_owned();
-        let counted = tokio::task::spawn_blocking(move || count(&place)).await;
-        let failed = |e| RoundError::Restic(ResticError::Io(dir.to_owned(), e));
-        counted.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
-    }
 }
 
 /// The number of the next statement.
@@ -356,7 +341,6 @@ fn count(dir: &Path) -> std::io::Result<Drilled> {
     let mut drilled = Drilled::default();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
-        let holds_messages = folder.file_name().is_some_and(|name| name == "cur" || name == "new");
         for entry in std::fs::read_dir(&folder)? {
             let entry = entry?;
             let about = entry.metadata()?;
@@ -365,7 +349,6 @@ fn count(dir: &Path) -> std::io::Result<Drilled> {
             } else if about.is_file() {
                 drilled.files += 1;
                 drilled.bytes += about.len();
-                drilled.messages += u64::from(holds_messages);
             }
         }
     }

@@ -54,6 +54,9 @@ pub enum RoundError {
         /// How it stands.
         room: Room,
     },
+    /// There is no room to restore it here.
+    #[error("there is no room here to try a restore: {0}")]
+    NoRoom(crate::restore::Short),
     /// The kit gives no key.
     #[error("the recovery kit gives no key")]
     Kit,

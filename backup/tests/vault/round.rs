@@ -115,10 +115,12 @@ async fn a_round_makes_proves_and_signs_and_the_next_one_finds_all_of_it_again()
     assert!(second.head.as_ref().unwrap().number > first.head.as_ref().unwrap().number);
 
     let aside = bob.dir.path().join("aside");
-    let (drilled, counted) = bob.round().drill(&aside, &second, || NOW + 2000).await;
-    assert_eq!((drilled.drilled, drilled.failure), (Some(NOW + 2000), None));
-    let counted = counted.unwrap();
-    assert_eq!((counted.files, counted.messages), (4, 4));
+    let refused = bob.round().restore_aside(&aside, 1 << 20, &second).await.unwrap_err();
+    assert!(refused.to_string().contains("17 MiB are needed and 1 MiB are free"), "{refused}");
+    assert_eq!(refused.passes(), Passes::ByAPerson);
+    assert!(!aside.exists(), "nothing was brought");
+    let counted = bob.round().restore_aside(&aside, u64::MAX, &second).await.unwrap();
+    assert!(counted.files == 4 && counted.bytes > 80_000, "{counted:?}");
 
     // What alice has on her disk gives nothing away.
     let mut folders = vec![bob.stage.root.clone()];
