@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use thermidor_model::observe::ReplicaState;
 use thermidor_model::{NodeId, SnapshotName};
 use thermidor_services::volume::control::VolumeControl;
-use thermidor_services::volume::device::loops_of;
+use thermidor_services::volume::device::{Places, loops_of};
 use thermidor_services::volume::mounts;
 use thermidor_services::volume::snapshot::{SnapshotView, Way};
 
@@ -457,4 +457,25 @@ fn a_replica_promises_nothing_that_is_not_flushed() {
     File::open(at.join("board")).unwrap().sync_all().unwrap();
     home.until_in_sync(&[1, 2]);
     home.until("it flushes", || home.wait(control(&home, 2).take_snapshot(name("early"))).is_ok());
+}
+
+#[test]
+fn a_replica_of_a_volume_at_rest_waits_for_no_flush_of_the_file_system() {
+    if skip("a_replica_of_a_volume_at_rest_waits_for_no_flush_of_the_file_system") {
+        return;
+    }
+    let home = Home::on_disks(148, 2, SIZE, &[(1, 300), (2, 300)]);
+    let at = home.attach(1).unwrap();
+    home.until_in_sync(&[1, 2]);
+    deliver(&at, 0).unwrap();
+    // Into the last block, which belongs to no file, behind the file system's back: it has nothing to flush.
+    let exported = Places { dir: at.parent().unwrap().into() }.exported();
+    let last = SIZE / 4096 - 1;
+    let written = Command::new("dd")
+        .args(["if=/dev/urandom", "bs=4096", "count=1", "conv=notrunc", "oflag=direct"])
+        .args([format!("seek={last}"), format!("of={}", exported.display())])
+        .output()
+        .unwrap();
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    home.wait(control(&home, 2).take_snapshot(name("rest"))).unwrap();
 }

@@ -63,9 +63,12 @@ fn slow(homes: &Neighbours) -> Result<()> {
     scope(|scope| {
         let backup = homes.back_up(scope, "alpes");
         let begun = homes.until_coming("alpes", BEGUN)?;
-        let line = homes.line("alpes")?;
-        let (found, all) = line.progress.context("no progress is shown")?;
-        ensure!(line.state == "runs" && found > 0 && all >= found, "{line:?}");
+        let (found, all) = homes.until("progress to be shown", || {
+            let line = homes.line("alpes")?;
+            ensure!(line.state == "runs", "{line:?}");
+            Ok(line.progress.filter(|(found, _)| *found > 0))
+        })?;
+        ensure!(all >= found, "{found} of {all} bytes");
         homes.until_coming("alpes", begun + BEGUN)?;
         proved(homes, backup)
     })

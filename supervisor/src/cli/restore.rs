@@ -6,13 +6,15 @@ use crate::api::{Refused, Reply, Request, RestoreAsk, client};
 use crate::paths::Paths;
 use clap::Args;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermidor_model::ServiceName;
 use thermidor_model::name::HomeName;
 use thermidor_model::restore::RestoreWish;
 
 /// How often is looked how far it is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long this radiator may take to hear of what another one has decided.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
@@ -62,23 +64,34 @@ pub fn main(paths: &Paths, args: RestoreArgs) -> Result<(), Refused> {
         (_, _, true) => RestoreAsk::Cancel,
         _ => RestoreAsk::Begin { wish },
     };
+    let begins = matches!(ask, RestoreAsk::Begin { .. });
     client::ask(paths, &Request::Restore { service: service.clone(), ask })?;
     if args.no_wait {
         print_line("It goes on in the home: `thermidor status` shows how far it is.");
         return Ok(());
     }
-    follow(paths, &service)
+    follow(paths, &service, begins)
 }
 
 /// Shows each stage until nothing is under way. Whoever stops listening stops nothing.
-fn follow(paths: &Paths, service: &ServiceName) -> Result<(), Refused> {
-    let mut said = String::new();
+fn follow(paths: &Paths, service: &ServiceName, begins: bool) -> Result<(), Refused> {
+    let (mut said, asked) = (String::new(), Instant::now());
     loop {
         let home = home(paths)?;
         let Some(line) = home.restores.iter().find(|r| r.service == service.as_str()) else {
+            if begins && said.is_empty() && asked.elapsed() < HEARD_WITHIN {
+                std::thread::sleep(LOOK_EVERY / 4);
+                continue;
+            }
             print_line(&format!("No restore of {service} is under way."));
             return Ok(());
         };
+        let is_at_rest = line.waits_for_a_person || !line.trouble.is_empty();
+        if is_at_rest && !begins && asked.elapsed() < HEARD_WITHIN {
+            // As it stood before what was asked.
+            std::thread::sleep(LOOK_EVERY / 4);
+            continue;
+        }
         let words = restore_words(line);
         if words != said {
             eprintln!("{words}");
