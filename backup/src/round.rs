@@ -2,12 +2,15 @@
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
 use crate::kit::Kit;
-use crate::restic::{Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source};
+use crate::restic::{
+    Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source, Watch,
+};
 use crate::schedule::passes;
+use crate::stock::Stock;
 use crate::vault::{Finding, Folder, Head, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError};
 use jiff::Timestamp;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thermidor_model::backup::{Failure, HeadMark, Passes, Record, Subject};
 use thermidor_model::name::{HomeName, NodeId, UnixMs};
@@ -37,6 +40,8 @@ pub struct Round<'a> {
     pub vault: HomeName,
     /// What is backed up.
     pub subject: Subject,
+    /// The file in which this radiator keeps the retention challenges of this subject at this friend's.
+    pub challenges: PathBuf,
 }
 
 /// Why a round came to nothing.
@@ -60,6 +65,9 @@ pub enum RoundError {
     /// The head can't be signed.
     #[error(transparent)]
     Sign(#[from] NotBelieved),
+    /// The file of the challenges.
+    #[error("{0} can't be read or written: nothing is asked")]
+    Stock(PathBuf, #[source] std::io::Error),
     /// No folder of the vault can be called so.
     #[error("no folder of a vault can be called `{0}`: give the service another name")]
     Folder(String),
@@ -102,7 +110,7 @@ impl Round<'_> {
         Ok(Repository { at: self.at, home: self.home.clone(), folder, password: None, key, as_of })
     }
 
-    fn folder(&self) -> Result<Folder, RoundError> {
+    pub(crate) fn folder(&self) -> Result<Folder, RoundError> {
         let name = self.subject.as_str();
         Folder::new(name).ok_or_else(|| RoundError::Folder(name.to_owned()))
     }
@@ -129,10 +137,10 @@ impl Round<'_> {
         close(record, was, done, now())
     }
 
-    /// Reads a part of the last snapshot back, where that has failed before.
+    /// Reads a part of the last snapshot back, where that has failed before, and whole packs that are in doubt.
     pub async fn prove(&self, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
-        let done = self.read_back(&mut record).await;
+        let done = self.prove_whole(&mut record, now()).await;
         close(record, was, done, now())
     }
 
@@ -179,11 +187,20 @@ impl Round<'_> {
             if !forget.holds(&visit.list(&folder, now()).await?) {
                 return Ok(());
             }
+            let known = self.known(&mut visit, &folder, record).await?.unwrap_or_default();
             let number = next(record.head.as_ref(), now());
-            let announced = visit.announce(&self.signed(&folder, number, Says::Delete(forget.blobs))?).await;
+            let says = Says::Delete(forget.blobs.clone());
+            let announced = visit.announce(&self.signed(&folder, number, says)?).await;
+            let expected = if announced.is_ok() { known.without(&forget.blobs) } else { known };
             // What was repacked is there in any case: the head is signed anew before anything is made of a refusal.
-            let known = HeadMark { number, hash: String::new() };
-            record.head = Some(self.sign_head(&folder, Some(&known), now).await?);
+            let mark = HeadMark { number, hash: String::new() };
+            let mark = self.sign_head(&folder, Some(&mark), &expected, now).await?;
+            let gone = if announced.is_ok() { &forget.blobs[..] } else { &[] };
+            self.keep_stock(|stock| {
+                stock.forget(gone);
+                stock.signed(mark.number);
+            });
+            record.head = Some(mark);
             announced?;
         }
         record.tidied = Some(now());
@@ -199,58 +216,94 @@ impl Round<'_> {
         progress: &watch::Sender<Progress>,
     ) -> Result<(), RoundError> {
         let (repository, folder) = (self.repository(None)?, self.folder()?);
-        self.compare(&folder, record, now()).await?;
+        let known = self.compare(&folder, record, now()).await?;
+        let stock = match (&known, &record.head) {
+            (Some(head), Some(mark)) => {
+                let mut stock = self.stock();
+                stock.reconcile(mark.number, head);
+                stock
+            }
+            // A repository that begins: what was asked of one before it is of no use.
+            _ => Stock::default(),
+        };
+        // Packs go by here while the home has them in hand: that is when it is drawn what will be asked.
+        let watch = Watch::begin(&repository, stock).await?;
+        let seen = watch.repository();
         let parent = record.snapshot.as_deref().and_then(SnapshotId::new);
         let source =
             Source { dir: dir.to_owned(), home: self.home.clone(), tag: self.subject.to_string(), parent };
-        let made = match self.restic.backup(&repository, &source, progress).await {
+        let made = match self.restic.backup(seen, &source, progress).await {
             Err(ResticError::Missing) if record.head.is_none() => {
                 self.restic.init(&repository).await?;
-                self.restic.backup(&repository, &source, progress).await?
+                self.restic.backup(seen, &source, progress).await?
             }
             Err(ResticError::NoSnapshot) => {
                 let source = Source { parent: None, ..source };
-                self.restic.backup(&repository, &source, progress).await?
+                self.restic.backup(seen, &source, progress).await?
             }
             made => made?,
         };
         record.made = Some(taken);
         record.snapshot = Some(made.snapshot.to_string());
-        record.head = Some(self.sign_head(&folder, record.head.as_ref(), now).await?);
+        let known = known.unwrap_or_default();
+        let mark = self.sign_head(&folder, record.head.as_ref(), &known, now).await?;
+        let mut stock = watch.stock();
+        stock.signed(mark.number);
+        self.keep_stock(|there| *there = stock);
+        record.head = Some(mark);
         Ok(())
     }
 
-    async fn visit(&self) -> Result<Visit, RoundError> {
+    pub(crate) async fn visit(&self) -> Result<Visit, RoundError> {
         let stream = TcpStream::connect(self.at).await.map_err(RoundError::Shut)?;
         Ok(Visit::begin(stream, self.home.clone(), self.vault.clone(), None, PATIENCE).await?)
     }
 
-    /// Whether all that was there after the last backup is there still.
-    async fn compare(&self, folder: &Folder, record: &Record, now: UnixMs) -> Result<(), RoundError> {
-        let Some(known) = &record.head else { return Ok(()) };
-        let key = self.kit.signer()?.public();
+    /// Whether all that was there after the last backup is there still, and what was in doubt is whole; answers the head
+    /// that was signed last.
+    async fn compare(
+        &self,
+        folder: &Folder,
+        record: &mut Record,
+        now: UnixMs,
+    ) -> Result<Option<Head>, RoundError> {
         let mut visit = self.visit().await?;
-        let findings = match visit.head(folder, &key).await? {
-            None => vec![Finding::HeadMissing],
-            Some((shown, _)) if shown < known.number => {
-                vec![Finding::HeadOlder { shown, known: known.number }]
-            }
-            Some((number, head)) if number > known.number || hash(&head)? != known.hash => {
-                vec![Finding::HeadOther(number)]
-            }
-            Some((_, head)) => head.compare(&visit.list(folder, now).await?),
-        };
-        if findings.is_empty() { Ok(()) } else { Err(RoundError::Lost(findings)) }
+        let Some(known) = self.known(&mut visit, folder, record).await? else { return Ok(None) };
+        none_lost(known.compare(&visit.list(folder, now).await?))?;
+        self.look_again(&mut visit, folder, record, &known).await?;
+        Ok(Some(known))
     }
 
+    /// The head that was signed last, as the vault shows it and the home's own state confirms it.
+    pub(crate) async fn known(
+        &self,
+        visit: &mut Visit,
+        folder: &Folder,
+        record: &Record,
+    ) -> Result<Option<Head>, RoundError> {
+        let Some(known) = &record.head else { return Ok(None) };
+        let finding = match visit.head(folder, &self.kit.signer()?.public()).await? {
+            None => Finding::HeadMissing,
+            Some((shown, _)) if shown < known.number => Finding::HeadOlder { shown, known: known.number },
+            Some((number, head)) if number > known.number || hash(&head)? != known.hash => {
+                Finding::HeadOther(number)
+            }
+            Some((_, head)) => return Ok(Some(head)),
+        };
+        Err(RoundError::Lost(vec![finding]))
+    }
+
+    /// Signs what the vault lists. `expected` must be there: nothing that was not let go of is missing from a signed head.
     async fn sign_head(
         &self,
         folder: &Folder,
         known: Option<&HeadMark>,
+        expected: &Head,
         now: &impl Fn() -> UnixMs,
     ) -> Result<HeadMark, RoundError> {
         let mut visit = self.visit().await?;
         let head = visit.list(folder, now()).await?;
+        none_lost(expected.compare(&head))?;
         let hash = hash(&head)?;
         // Numbers rise for all that is said to this vault, whichever radiator says it: the clock's are as good as any.
         let mut number = next(known, now());
@@ -280,8 +333,18 @@ impl Round<'_> {
         })?)
     }
 
+    async fn prove_whole(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
+        if record.asked.as_ref().is_some_and(|asked| !asked.doubtful.is_empty()) {
+            self.compare(&self.folder()?, record, now).await?;
+        }
+        self.read_back(record).await
+    }
+
     async fn read_back(&self, record: &mut Record) -> Result<(), RoundError> {
-        self.restic.check(&self.repository(None)?, PROVE_MIB).await?;
+        let watch = Watch::begin(&self.repository(None)?, self.stock()).await?;
+        self.restic.check(watch.repository(), PROVE_MIB).await?;
+        // Packs of any age were read and are what their names say.
+        self.keep_stock(|there| *there = watch.stock());
         record.proven = record.made;
         Ok(())
     }
@@ -304,12 +367,20 @@ fn next(known: Option<&HeadMark>, now: UnixMs) -> u64 {
 }
 
 /// A record with what came of it: nothing good is forgotten for a failure, and a failure is over once all went well.
-fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: UnixMs) -> Record {
+pub(crate) fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: UnixMs) -> Record {
     record.failure = match done {
+        // A doubt is over once the pack was seen whole, not for something else that went well.
+        Ok(()) if record.asked.as_ref().is_some_and(|asked| !asked.doubtful.is_empty()) => {
+            was.failure.clone()
+        }
         Ok(()) => None,
         Err(error) => Some(Failure::next(was.failure.as_ref(), now, error.passes(), error.to_string())),
     };
     record
+}
+
+pub(crate) fn none_lost(findings: Vec<Finding>) -> Result<(), RoundError> {
+    if findings.is_empty() { Ok(()) } else { Err(RoundError::Lost(findings)) }
 }
 
 fn hash(head: &Head) -> Result<String, NotBelieved> {

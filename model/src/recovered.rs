@@ -51,6 +51,7 @@ impl State {
             record.head = None;
             record.snapshot = None;
             record.content = None;
+            record.asked = None;
         }
         if let Some(kit) = &mut state.kit {
             kit.rehearsed_ms = Some(at);

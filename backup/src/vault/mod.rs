@@ -25,6 +25,7 @@ mod waiting;
 pub use blob::{BlobName, Kind};
 pub use books::{Full, LOCKS_MAX};
 pub use caller::Caller;
+pub(crate) use challenge::Drawing;
 pub use challenge::{Answer, Challenge, Outcome, Question, RANGE_MAX};
 pub use head::{Finding, Head, compare_heads};
 pub use hours::{Hours, Window};

@@ -13,21 +13,21 @@ use thermidor_model::ServiceName;
 use thermidor_model::backup::{Passes, Record, Subject};
 use tokio::sync::watch;
 
-const NOW: u64 = 1_790_000_000_000;
+pub const NOW: u64 = 1_790_000_000_000;
 const MESSAGE_ID: &str = "<known-1@bob.example>";
 
 /// Bob's mail, his kit, and the way to alice.
-struct Bob {
-    stage: Stage,
-    kit: Kit,
-    restic: Restic,
+pub struct Bob {
+    pub stage: Stage,
+    pub kit: Kit,
+    pub restic: Restic,
     mail: PathBuf,
-    at: std::net::SocketAddr,
-    dir: tempfile::TempDir,
+    pub at: std::net::SocketAddr,
+    pub dir: tempfile::TempDir,
 }
 
 impl Bob {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let (kit, dir) = (Kit::draw().unwrap(), tempfile::tempdir().unwrap());
         let mut terms = terms();
         terms.key = Some(kit.signer().unwrap().public());
@@ -42,13 +42,13 @@ impl Bob {
         it
     }
 
-    fn message(&self, n: u64) {
+    pub fn message(&self, n: u64) {
         let text =
             format!("Message-ID: <known-{n}@bob.example>\nSubject: sesame\n\n{:?}\n", noise(n, 20_000));
         std::fs::write(self.mail.join(format!("volumes/mail/marie/cur/{n}")), text).unwrap();
     }
 
-    fn round(&self) -> Round<'_> {
+    pub fn round(&self) -> Round<'_> {
         Round {
             restic: &self.restic,
             at: self.at,
@@ -57,26 +57,31 @@ impl Bob {
             generation: 0,
             vault: home("alice"),
             subject: Subject::Service(ServiceName::new("mail").unwrap()),
+            challenges: self.challenges(),
         }
     }
 
-    async fn back_up(&self, was: &Record, now: u64) -> Record {
+    pub fn challenges(&self) -> PathBuf {
+        self.dir.path().join("challenges/mail-alice.json")
+    }
+
+    pub async fn back_up(&self, was: &Record, now: u64) -> Record {
         let progress = watch::Sender::new(Progress::default());
         self.round().back_up(&self.mail, now - 5, was, 2, || now, &progress).await
     }
 
     /// What alice keeps of bob's mail.
-    fn kept(&self) -> PathBuf {
+    pub fn kept(&self) -> PathBuf {
         self.stage.folder("repo/mail")
     }
 }
 
-fn why(record: &Record) -> (&str, Passes) {
+pub fn why(record: &Record) -> (&str, Passes) {
     let failure = record.failure.as_ref().expect("it went well");
     (&failure.why, failure.passes)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success());
 }

@@ -4,8 +4,8 @@
 use super::Propose;
 use super::control::{AWAIT_MAX, Refused, Reply, Request, Status, read_line, socket, write_line};
 use super::device::Places;
-use super::{group, removal};
 use super::roles::{Process, blocking, chain};
+use super::{group, removal};
 use crate::link::Link;
 use std::ffi::OsString;
 use std::io;

@@ -29,6 +29,12 @@ pub struct BackupLine {
     pub proved_ms: Option<UnixMs>,
     /// When a restore was tried last.
     pub drilled_ms: Option<UnixMs>,
+    /// When the vault was last asked about random ranges of packs.
+    pub asked_ms: Option<UnixMs>,
+    /// Ranges that it was asked about so far.
+    pub asked_ranges: u64,
+    /// Those of which it had the bytes.
+    pub kept_ranges: u64,
     /// restic's name of the last snapshot.
     pub snapshot: Option<String>,
     /// Where it was made.
@@ -55,6 +61,7 @@ impl BackupLine {
             _ => "not proved",
         };
         let failure = record.failure.as_ref();
+        let asked = record.asked.as_ref();
         Self {
             subject: subject.into(),
             friend: friend.into(),
@@ -62,6 +69,9 @@ impl BackupLine {
             made_ms: record.made,
             proved_ms: record.proven,
             drilled_ms: record.drilled,
+            asked_ms: asked.map(|asked| asked.at),
+            asked_ranges: asked.map_or(0, |asked| asked.ranges),
+            kept_ranges: asked.map_or(0, |asked| asked.kept),
             snapshot: record.snapshot.clone(),
             by,
             failure: failure.map(|f| f.why.clone()),

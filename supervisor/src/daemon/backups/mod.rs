@@ -11,6 +11,7 @@ use super::Context;
 use crate::clock::unix_ms;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thermidor_backup::restic::{Progress, Restic, ResticError, Settings};
@@ -59,6 +60,12 @@ impl Desk {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the retention challenges of a pair are kept. On this radiator alone: what a copy, an export or another radiator
+/// brought back could be asked a second time.
+fn challenges(data: &Path, subject: &Subject, friend: &HomeName) -> PathBuf {
+    data.join("backup").join("challenges").join(friend.as_str()).join(format!("{subject}.json"))
 }
 
 /// Backs up for as long as the daemon lives.
