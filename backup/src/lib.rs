@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod generations;
 pub mod home_itself;
 pub mod kit;
 pub mod line;

@@ -35,6 +35,8 @@ impl State {
         let mut state = self.clone();
         let node = state.next_node + NUMBERS_APART;
         state.generation += 1;
+        state.generation_ms = at;
+        state.outlived = None;
         state.next_node = node + 1;
         let Recoverer { radiator, address, key } = recoverer.clone();
         state.members =

@@ -71,6 +71,8 @@ pub enum Verb {
     Head,
     /// A retention challenge.
     Challenge,
+    /// The signed word that a generation is the home's own.
+    Generation,
 }
 
 /// The friend's name in a path, which is looked at before anything else.
@@ -102,6 +104,7 @@ fn verb_of(word: &str) -> Option<Verb> {
         "deletions" => Some(Verb::Deletions),
         "head" => Some(Verb::Head),
         "challenge" => Some(Verb::Challenge),
+        "generation" => Some(Verb::Generation),
         _ => None,
     }
 }

@@ -173,6 +173,19 @@ impl Visit {
         Ok(findings)
     }
 
+    /// The word about this home's generation that lies there.
+    pub async fn generation_word(&mut self) -> Result<Option<Signed>, VisitError> {
+        match self.ask(Method::GET, &own("generation", &Folder::ROOT), Vec::new()).await {
+            Err(VisitError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            answer => read(&answer?).map(Some),
+        }
+    }
+
+    /// Leaves such a word there.
+    pub async fn leave_generation_word(&mut self, signed: &Signed) -> Result<(), VisitError> {
+        self.ask(Method::POST, &own("generation", &Folder::ROOT), json(signed)?).await.map(drop)
+    }
+
     /// Puts a retention challenge to the vault. Whatever it says instead of an answer is one; an error is that nothing
     /// was heard, or that it does not know this home any more.
     pub async fn challenge(&mut self, folder: &Folder, challenge: &Challenge) -> Result<Outcome, VisitError> {
