@@ -103,6 +103,10 @@ impl Context {
         leader: Option<NodeId>,
         awake: u64,
     ) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
+        // The later generation's backups are the home's from now on.
+        if state.stands_down().is_some() {
+            return Vec::new();
+        }
         let me = self.node.id();
         let mut wishes = wishes(state);
         wishes.retain(|wish| backs_up(state, &wish.subject, leader) == Some(me));
