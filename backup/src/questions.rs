@@ -1,11 +1,11 @@
 //! Between backups a vault is asked about random ranges of packs of any age. Each question is taken out of the stock before
 //! it is put, so none is put twice; what is answered wrongly, or not at all, is in doubt until the pack was seen whole.
 
-use crate::round::{Round, RoundError, close, none_lost};
+use crate::round::{Round, RoundError, close};
 use crate::stock::Stock;
 use crate::vault::{BlobName, Finding, Folder, Head, Kind, Outcome, Visit};
 use std::collections::BTreeSet;
-use thermidor_model::backup::{Asked, DOUBTS_MAX, Record};
+use thermidor_model::backup::{DOUBTS_MAX, Record};
 use thermidor_model::name::UnixMs;
 
 impl Round<'_> {
@@ -17,7 +17,7 @@ impl Round<'_> {
     }
 
     async fn put_questions(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
-        let Some(mark) = record.head.clone() else { return Ok(()) };
+        let Some(mark) = &record.head else { return Ok(()) };
         let folder = self.folder()?;
         let unusable = |e| RoundError::Stock(self.challenges.clone(), e);
         let mut stock = Stock::read(&self.challenges).map_err(unusable)?;
@@ -25,37 +25,70 @@ impl Round<'_> {
         let in_doubt = record.asked.as_ref().is_some_and(|asked| !asked.doubtful.is_empty());
         if stock.head() != mark.number || in_doubt {
             // Another radiator has signed since, and may have had packs deleted.
-            if let Some(head) = self.known(&mut visit, &folder, record).await? {
+            let known = self.known(&mut visit, &folder, record).await?;
+            if let (Some(head), Some(mark)) = (known, &record.head) {
                 stock.reconcile(mark.number, &head);
                 self.look_again(&mut visit, &folder, record, &head).await?;
             }
         }
         let mut taken = stock.take(&mut rand::rng()).into_iter();
         stock.write(&self.challenges).map_err(unusable)?;
-        let asked = record.asked.get_or_insert_default();
-        let mut findings = Vec::new();
-        while let Some(challenge) = taken.next() {
-            let outcome = match visit.challenge(&folder, &challenge).await {
-                Ok(outcome) => outcome,
+        let (mut kept, mut wrong, mut broken) = (0, Vec::new(), None);
+        for challenge in taken.by_ref() {
+            match visit.challenge(&folder, &challenge).await {
+                Ok(Outcome::Kept) => kept += 1,
+                Ok(Outcome::Wrong(name)) => wrong.push((name, Finding::Changed(name))),
+                Ok(Outcome::Unanswered(name, why)) => wrong.push((name, Finding::Withheld(name, why))),
                 Err(e) => {
-                    // Nobody has seen the rest.
-                    stock.give_back(taken);
-                    stock.write(&self.challenges).map_err(unusable)?;
-                    none_lost(findings)?;
-                    return Err(e.into());
-                }
-            };
-            asked.ranges += 1;
-            match outcome {
-                Outcome::Kept => asked.kept += 1,
-                Outcome::Wrong(name) => doubt(asked, name, Finding::Changed(name), &mut findings),
-                Outcome::Unanswered(name, why) => {
-                    doubt(asked, name, Finding::Withheld(name, why), &mut findings);
+                    broken = Some(e);
+                    break;
                 }
             }
         }
+        self.leave_out_let_go(&folder, record, &mut wrong).await;
+        let asked = record.asked.get_or_insert_default();
+        asked.ranges += kept + wrong.len() as u64;
+        asked.kept += kept;
+        for (name, _) in &wrong {
+            if asked.doubtful.len() < DOUBTS_MAX {
+                asked.doubtful.insert(name.to_string());
+            }
+        }
+        let findings = wrong.into_iter().map(|(_, finding)| finding).collect();
+        if let Some(e) = broken {
+            // Nobody has seen the rest.
+            stock.give_back(taken);
+            stock.write(&self.challenges).map_err(unusable)?;
+            self.none_lost(findings)?;
+            return Err(e.into());
+        }
         asked.at = now;
-        none_lost(findings)
+        self.none_lost(findings)
+    }
+
+    /// A radiator may have signed a head and died before it was noted: what that one let go of is not wrong. Looked at only
+    /// where something is; a vault that shows no head of ours answers for all that it was asked.
+    async fn leave_out_let_go(
+        &self,
+        folder: &Folder,
+        record: &mut Record,
+        wrong: &mut Vec<(BlobName, Finding)>,
+    ) {
+        if wrong.is_empty() {
+            return;
+        }
+        let shown = async {
+            let mut visit = self.visit().await?;
+            self.known(&mut visit, folder, record).await
+        };
+        match shown.await {
+            Ok(Some(head)) => {
+                let there = head.blobs.get(&Kind::Data);
+                wrong.retain(|(name, _)| there.is_some_and(|there| there.contains(name)));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::info!(vault = %self.vault, "nor does its head excuse it: {error}"),
+        }
     }
 
     /// Reads packs that are in doubt to their ends, until one is not what its name says. What the home has had deleted
@@ -82,7 +115,7 @@ impl Round<'_> {
                 Err(e) if e.is_an_answer() => Finding::Withheld(name, e.to_string()),
                 Err(e) => return Err(e.into()),
             };
-            return Err(RoundError::Lost(vec![finding]));
+            return Err(self.lost(vec![finding]));
         }
         Ok(())
     }
@@ -103,11 +136,4 @@ impl Round<'_> {
             tracing::warn!(path = %self.challenges.display(), %error, "no challenges can be kept");
         }
     }
-}
-
-fn doubt(asked: &mut Asked, name: BlobName, finding: Finding, findings: &mut Vec<Finding>) {
-    if asked.doubtful.len() < DOUBTS_MAX {
-        asked.doubtful.insert(name.to_string());
-    }
-    findings.push(finding);
 }

@@ -1,18 +1,22 @@
 //! One subject at one friend's: what the vault shows is compared with what was left there, a snapshot is made, what the
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
+mod aside;
+mod error;
+mod head;
+mod tidy;
+
+pub use aside::Drilled;
+pub use error::RoundError;
+
 use crate::kit::Kit;
-use crate::restic::{
-    Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source, Watch,
-};
-use crate::schedule::passes;
+use crate::restic::{Backup, Progress, Repository, Restic, ResticError, Secret, SnapshotId, Source, Watch};
 use crate::stock::Stock;
-use crate::vault::{Finding, Folder, Head, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError};
-use jiff::Timestamp;
+use crate::vault::{Folder, Lack, Visit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use thermidor_model::backup::{Failure, HeadMark, Passes, Record, Subject};
+use thermidor_model::backup::{Failure, Record, Subject};
 use thermidor_model::name::{HomeName, NodeId, UnixMs};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -21,8 +25,6 @@ use tokio::sync::watch;
 const PROVE_MIB: u32 = 32;
 /// How long the vault may take for each answer beside restic's.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a head is numbered anew where another radiator has sent one meanwhile.
-const NUMBERS_MAX: u32 = 3;
 
 /// Who backs up what, and where the friend's vault is reached on this machine.
 pub struct Round<'a> {
@@ -42,64 +44,6 @@ pub struct Round<'a> {
     pub subject: Subject,
     /// The file in which this radiator keeps the retention challenges of this subject at this friend's.
     pub challenges: PathBuf,
-}
-
-/// Why a round came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    /// restic failed.
-    #[error(transparent)]
-    Restic(#[from] ResticError),
-    /// The vault, asked beside restic, failed.
-    #[error(transparent)]
-    Visit(#[from] VisitError),
-    /// No connection on this machine.
-    #[error("the way to the friend is shut")]
-    Shut(#[source] std::io::Error),
-    /// The vault does not show what was left there. Nothing more is left there until a person has looked.
-    #[error("the vault has lost something: {}; other friends' copies are not touched by that", said(.0))]
-    Lost(Vec<Finding>),
-    /// The kit gives no key.
-    #[error("the recovery kit gives no key")]
-    Kit,
-    /// The head can't be signed.
-    #[error(transparent)]
-    Sign(#[from] NotBelieved),
-    /// The file of the challenges.
-    #[error("{0} can't be read or written: nothing is asked")]
-    Stock(PathBuf, #[source] std::io::Error),
-    /// No folder of the vault can be called so.
-    #[error("no folder of a vault can be called `{0}`: give the service another name")]
-    Folder(String),
-}
-
-fn said(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-impl RoundError {
-    /// How it passes.
-    pub fn passes(&self) -> Passes {
-        match self {
-            Self::Restic(error) => passes(error),
-            Self::Visit(VisitError::Refused { .. } | VisitError::Nonsense(_) | VisitError::Broken(_)) => {
-                Passes::ByItself
-            }
-            Self::Visit(VisitError::Silent(_)) | Self::Shut(_) => Passes::ByItself,
-            _ => Passes::ByAPerson,
-        }
-    }
-}
-
-/// What a restore that was tried came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Drilled {
-    /// Files, all of them compared with what the repository says of them.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Those of them that lie in a Maildir: messages.
-    pub messages: u64,
 }
 
 impl Round<'_> {
@@ -134,77 +78,37 @@ impl Round<'_> {
             }
             failed => failed,
         };
-        close(record, was, done, now())
+        close(record, was, self.explained(done).await, now())
     }
 
-    /// Reads a part of the last snapshot back, where that has failed before, and whole packs that are in doubt.
+    /// Reads a part of the last snapshot back, after it was seen that the vault still shows it, and whole packs that are
+    /// in doubt.
     pub async fn prove(&self, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
-        let done = self.prove_whole(&mut record, now()).await;
-        close(record, was, done, now())
+        let done = self.compare_and_read_back(&mut record, now()).await;
+        close(record, was, self.explained(done).await, now())
     }
 
-    /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there.
-    pub async fn drill(
-        &self,
-        dir: &Path,
-        was: &Record,
-        now: impl Fn() -> UnixMs,
-    ) -> (Record, Option<Drilled>) {
-        let mut record = was.clone();
-        let done = self.try_restore(dir, was).await;
-        let (done, drilled) = match done {
-            Ok(drilled) => {
-                record.drilled = Some(now());
-                (Ok(()), Some(drilled))
-            }
-            Err(e) => (Err(e), None),
+    /// An earlier state proves itself as well as the last one does: what was left there is compared first.
+    async fn compare_and_read_back(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
+        self.compare(&self.folder()?, record, now).await?;
+        self.read_back(record).await
+    }
+
+    /// restic is told by a number that there is no room; the vault says in which way.
+    async fn explained(&self, done: Result<(), RoundError>) -> Result<(), RoundError> {
+        let Err(RoundError::Restic(ResticError::NoRoom)) = done else { return done };
+        let room = match self.visit().await {
+            Ok(mut visit) => visit.room().await,
+            Err(e) => return done.inspect_err(|_| tracing::debug!("nor can it be asked why: {e}")),
         };
-        (close(record, was, done, now()), drilled)
-    }
-
-    /// Forgets old snapshots: restic says which blobs that frees, the vault is told by a signed list, and deletes them once
-    /// the agreed time has passed. Where somebody has made a snapshot meanwhile nothing is announced, and the next time
-    /// does it.
-    pub async fn tidy(&self, keep: &Keep, was: &Record, now: impl Fn() -> UnixMs) -> Record {
-        let mut record = was.clone();
-        let done = self.forget(keep, &mut record, &now).await;
-        close(record, was, done, now())
-    }
-
-    async fn forget(
-        &self,
-        keep: &Keep,
-        record: &mut Record,
-        now: &impl Fn() -> UnixMs,
-    ) -> Result<(), RoundError> {
-        let (repository, folder) = (self.repository(None)?, self.folder()?);
-        let at = i64::try_from(now()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let at = at.ok_or_else(|| ResticError::Unreadable("the clock".into()))?;
-        let forget = self.restic.forget(&repository, keep, at).await?;
-        if let Some(forget) = forget {
-            let mut visit = self.visit().await?;
-            if !forget.holds(&visit.list(&folder, now()).await?) {
-                return Ok(());
-            }
-            let known = self.known(&mut visit, &folder, record).await?.unwrap_or_default();
-            let number = next(record.head.as_ref(), now());
-            let says = Says::Delete(forget.blobs.clone());
-            let announced = visit.announce(&self.signed(&folder, number, says)?).await;
-            let expected = if announced.is_ok() { known.without(&forget.blobs) } else { known };
-            // What was repacked is there in any case: the head is signed anew before anything is made of a refusal.
-            let mark = HeadMark { number, hash: String::new() };
-            let mark = self.sign_head(&folder, Some(&mark), &expected, now).await?;
-            let gone = if announced.is_ok() { &forget.blobs[..] } else { &[] };
-            self.keep_stock(|stock| {
-                stock.forget(gone);
-                stock.signed(mark.number);
-            });
-            record.head = Some(mark);
-            announced?;
+        let vault = self.vault.clone();
+        match room.map(|room| (room.lack(), room)) {
+            Ok((Some(Lack::Quota), room)) => Err(RoundError::QuotaUsed { vault, room }),
+            Ok((Some(Lack::Disk), room)) => Err(RoundError::DiskThere { vault, room }),
+            Ok((None, _)) => done,
+            Err(e) => done.inspect_err(|_| tracing::debug!("it does not say why: {e}")),
         }
-        record.tidied = Some(now());
-        Ok(())
     }
 
     async fn make(
@@ -232,21 +136,20 @@ impl Round<'_> {
         let parent = record.snapshot.as_deref().and_then(SnapshotId::new);
         let source =
             Source { dir: dir.to_owned(), home: self.home.clone(), tag: self.subject.to_string(), parent };
-        let made = match self.restic.backup(seen, &source, progress).await {
+        let made = match self.snapshot(seen, &source, progress).await {
             Err(ResticError::Missing) if record.head.is_none() => {
                 self.restic.init(&repository).await?;
-                self.restic.backup(seen, &source, progress).await?
+                self.snapshot(seen, &source, progress).await?
             }
             Err(ResticError::NoSnapshot) => {
-                let source = Source { parent: None, ..source };
-                self.restic.backup(seen, &source, progress).await?
+                self.snapshot(seen, &Source { parent: None, ..source }, progress).await?
             }
             made => made?,
         };
         record.made = Some(taken);
         record.snapshot = Some(made.snapshot.to_string());
-        let known = known.unwrap_or_default();
-        let mark = self.sign_head(&folder, record.head.as_ref(), &known, now).await?;
+        let number = record.head.as_ref().map(|mark| mark.number);
+        let mark = self.sign_head(&folder, number, &known.unwrap_or_default(), now).await?;
         let mut stock = watch.stock();
         stock.signed(mark.number);
         self.keep_stock(|there| *there = stock);
@@ -254,116 +157,44 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// Makes one. Locks that are in the way and of which nobody lives any more are removed: restic leaves them to whoever
+    /// comes next, and never looks by itself how old they are.
+    async fn snapshot(
+        &self,
+        repository: &Repository,
+        source: &Source,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Backup, ResticError> {
+        match self.restic.backup(repository, source, progress).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(repository).await?;
+                self.restic.backup(repository, source, progress).await
+            }
+            made => made,
+        }
+    }
+
     pub(crate) async fn visit(&self) -> Result<Visit, RoundError> {
         let stream = TcpStream::connect(self.at).await.map_err(RoundError::Shut)?;
         Ok(Visit::begin(stream, self.home.clone(), self.vault.clone(), None, PATIENCE).await?)
     }
 
-    /// Whether all that was there after the last backup is there still, and what was in doubt is whole; answers the head
-    /// that was signed last.
-    async fn compare(
-        &self,
-        folder: &Folder,
-        record: &mut Record,
-        now: UnixMs,
-    ) -> Result<Option<Head>, RoundError> {
-        let mut visit = self.visit().await?;
-        let Some(known) = self.known(&mut visit, folder, record).await? else { return Ok(None) };
-        none_lost(known.compare(&visit.list(folder, now).await?))?;
-        self.look_again(&mut visit, folder, record, &known).await?;
-        Ok(Some(known))
-    }
-
-    /// The head that was signed last, as the vault shows it and the home's own state confirms it.
-    pub(crate) async fn known(
-        &self,
-        visit: &mut Visit,
-        folder: &Folder,
-        record: &Record,
-    ) -> Result<Option<Head>, RoundError> {
-        let Some(known) = &record.head else { return Ok(None) };
-        let finding = match visit.head(folder, &self.kit.signer()?.public()).await? {
-            None => Finding::HeadMissing,
-            Some((shown, _)) if shown < known.number => Finding::HeadOlder { shown, known: known.number },
-            Some((number, head)) if number > known.number || hash(&head)? != known.hash => {
-                Finding::HeadOther(number)
-            }
-            Some((_, head)) => return Ok(Some(head)),
-        };
-        Err(RoundError::Lost(vec![finding]))
-    }
-
-    /// Signs what the vault lists. `expected` must be there: nothing that was not let go of is missing from a signed head.
-    async fn sign_head(
-        &self,
-        folder: &Folder,
-        known: Option<&HeadMark>,
-        expected: &Head,
-        now: &impl Fn() -> UnixMs,
-    ) -> Result<HeadMark, RoundError> {
-        let mut visit = self.visit().await?;
-        let head = visit.list(folder, now()).await?;
-        none_lost(expected.compare(&head))?;
-        let hash = hash(&head)?;
-        // Numbers rise for all that is said to this vault, whichever radiator says it: the clock's are as good as any.
-        let mut number = next(known, now());
-        for again in 1.. {
-            let signed = self.signed(folder, number, Says::Head(head.clone()))?;
-            match visit.send_head(folder, &signed).await {
-                Ok(()) => break,
-                Err(VisitError::Refused { .. }) if again < NUMBERS_MAX => {
-                    visit = self.visit().await?;
-                    number = (number + 1).max(now());
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(HeadMark { number, hash })
-    }
-
-    fn signed(&self, folder: &Folder, number: u64, says: Says) -> Result<Signed, RoundError> {
-        Ok(self.kit.signer()?.sign(&Statement {
-            version: VERSION,
-            home: self.home.clone(),
-            vault: self.vault.clone(),
-            generation: self.generation,
-            number,
-            folder: folder.as_str().to_owned(),
-            says,
-        })?)
-    }
-
-    async fn prove_whole(&self, record: &mut Record, now: UnixMs) -> Result<(), RoundError> {
-        if record.asked.as_ref().is_some_and(|asked| !asked.doubtful.is_empty()) {
-            self.compare(&self.folder()?, record, now).await?;
-        }
-        self.read_back(record).await
-    }
-
     async fn read_back(&self, record: &mut Record) -> Result<(), RoundError> {
         let watch = Watch::begin(&self.repository(None)?, self.stock()).await?;
-        self.restic.check(watch.repository(), PROVE_MIB).await?;
+        let seen = watch.repository();
+        let checked = match self.restic.check(seen, PROVE_MIB).await {
+            Err(ResticError::Locked(_)) => {
+                self.restic.unlock(seen).await?;
+                self.restic.check(seen, PROVE_MIB).await
+            }
+            checked => checked,
+        };
+        checked?;
         // Packs of any age were read and are what their names say.
         self.keep_stock(|there| *there = watch.stock());
         record.proven = record.made;
         Ok(())
     }
-
-    async fn try_restore(&self, dir: &Path, was: &Record) -> Result<Drilled, RoundError> {
-        let snapshot = was.snapshot.as_deref().and_then(SnapshotId::new);
-        let snapshot = snapshot.ok_or(RoundError::Restic(ResticError::NoSnapshot))?;
-        let restore = Restore { snapshot, target: dir.to_owned(), only: None, verify: true };
-        self.restic.restore(&self.repository(None)?, &restore).await?;
-        let place = dir.to_owned();
-        let counted = tokio::task::spawn_blocking(move || count(&place)).await;
-        let failed = |e| RoundError::Restic(ResticError::Io(dir.to_owned(), e));
-        counted.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
-    }
-}
-
-/// The number of the next statement.
-fn next(known: Option<&HeadMark>, now: UnixMs) -> u64 {
-    known.map_or(0, |known| known.number + 1).max(now)
 }
 
 /// A record with what came of it: nothing good is forgotten for a failure, and a failure is over once all went well.
@@ -377,35 +208,4 @@ pub(crate) fn close(mut record: Record, was: &Record, done: Result<(), RoundErro
         Err(error) => Some(Failure::next(was.failure.as_ref(), now, error.passes(), error.to_string())),
     };
     record
-}
-
-pub(crate) fn none_lost(findings: Vec<Finding>) -> Result<(), RoundError> {
-    if findings.is_empty() { Ok(()) } else { Err(RoundError::Lost(findings)) }
-}
-
-fn hash(head: &Head) -> Result<String, NotBelieved> {
-    // Maps and sets are written in their order, so that equal heads have one text.
-    let text = serde_json::to_vec(head).map_err(|e| NotBelieved::Unreadable(e.to_string()))?;
-    Ok(blake3::hash(&text).to_hex().to_string())
-}
-
-/// What lies below a folder. Blocks on the disk.
-fn count(dir: &Path) -> std::io::Result<Drilled> {
-    let mut drilled = Drilled::default();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let holds_messages = folder.file_name().is_some_and(|name| name == "cur" || name == "new");
-        for entry in std::fs::read_dir(&folder)? {
-            let entry = entry?;
-            let about = entry.metadata()?;
-            if about.is_dir() {
-                folders.push(entry.path());
-            } else if about.is_file() {
-                drilled.files += 1;
-                drilled.bytes += about.len();
-                drilled.messages += u64::from(holds_messages);
-            }
-        }
-    }
-    Ok(drilled)
 }

@@ -105,6 +105,42 @@ impl Failure {
     }
 }
 
+/// A restore that was tried: what came back, and what the service made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drill {
+    /// When it ended.
+    pub at: UnixMs,
+    /// Files that came back, each compared with what the repository says of it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages that lie in the mailboxes that came back; `None`: it is no mail, or nobody looked.
+    pub message_files: Option<u64>,
+    /// Messages that the restored service shows by IMAP.
+    pub by_imap: Option<u64>,
+    /// How long the service took to start on them, ms; `None`: it was not started, or did not start.
+    pub started_ms: Option<u64>,
+    /// Why it counts as failed.
+    pub failure: Option<Failure>,
+}
+
+/// What came back, whether it is enough or not.
+impl std::fmt::Display for Drill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} files, {} MiB", self.files, self.bytes >> 20)?;
+        match (self.by_imap, self.message_files) {
+            (Some(shown), Some(lie)) if shown == lie => write!(f, ", {shown} messages by IMAP")?,
+            (Some(shown), Some(lie)) => write!(f, ", {shown} messages by IMAP, {lie} message files")?,
+            (None, Some(lie)) => write!(f, ", {lie} message files")?,
+            (_, None) => {}
+        }
+        match self.started_ms {
+            Some(ms) => write!(f, ", the service started in {}.{} s", ms / 1000, ms % 1000 / 100),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What is known of a subject at a friend's. A field that a later program knows is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -114,6 +150,9 @@ pub struct Record {
     pub proven: Option<UnixMs>,
     /// When a restore was tried last, and went well.
     pub drilled: Option<UnixMs>,
+    /// What the last restore that was tried came to. It is no failure of the backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
     /// When old snapshots were last looked for, to be forgotten.
     #[serde(default)]
     pub tidied: Option<UnixMs>,
@@ -160,6 +199,17 @@ impl Asked {
     }
 }
 
+impl Record {
+    /// A restore was tried: what came of it, and how that passes and why where it counts as failed.
+    pub fn after_drill(&self, mut drill: Drill, failed: Option<(Passes, String)>, now: UnixMs) -> Self {
+        drill.at = now;
+        let before = self.drill.as_ref().and_then(|drill| drill.failure.as_ref());
+        drill.failure = failed.map(|(passes, why)| Failure::next(before, now, passes, why));
+        let drilled = if drill.failure.is_none() { Some(now) } else { self.drilled };
+        Self { drilled, drill: Some(drill), ..self.clone() }
+    }
+}
+
 /// By which a signed head is known again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +229,42 @@ mod tests {
         let night = Window { from: 22 * 60, to: 6 * 60 };
         assert!(night.holds(0) && night.holds(22 * 60) && !night.holds(6 * 60) && !night.holds(12 * 60));
         assert!(!Window { from: 60, to: 120 }.holds(120));
+    }
+
+    #[test]
+    fn a_restore_that_failed_is_told_beside_the_backups_and_one_that_goes_well_ends_it() {
+        let whole = Record { made: Some(1), proven: Some(1), drilled: Some(5), ..Record::default() };
+        let said = || Some((Passes::ByAPerson, "mail does not start".to_owned()));
+        let first = whole.after_drill(Drill { files: 3, ..Drill::default() }, said(), 10);
+        let second = first.after_drill(Drill::default(), said(), 20);
+        assert_eq!((&second.failure, second.proven, second.drilled), (&None, Some(1), Some(5)));
+        let failure = second.drill.as_ref().unwrap().failure.clone().unwrap();
+        assert_eq!((failure.since, failure.at, failure.count), (10, 20, 2));
+        let well = second.after_drill(Drill::default(), None, 30);
+        assert_eq!((well.drilled, well.drill.unwrap().failure), (Some(30), None));
+    }
+
+    #[test]
+    fn what_came_back_is_said_with_both_counts_where_they_differ() {
+        let mut drill = Drill { files: 214, bytes: 3 << 20, ..Drill::default() };
+        assert_eq!(drill.to_string(), "214 files, 3 MiB");
+        (drill.message_files, drill.by_imap, drill.started_ms) = (Some(57), Some(57), Some(2140));
+        assert_eq!(drill.to_string(), "214 files, 3 MiB, 57 messages by IMAP, the service started in 2.1 s");
+        drill.by_imap = Some(3);
+        assert!(drill.to_string().contains("3 messages by IMAP, 57 message files"), "{drill}");
+    }
+
+    #[test]
+    fn a_record_of_before_and_one_of_a_later_program_are_read() {
+        let before = r#"{"made":1,"proven":1,"drilled":2,"failure":null,"by":1,"snapshot":null,"content":null,"head":null}"#;
+        let read: Record = serde_json::from_str(before).unwrap();
+        assert_eq!((read.drilled, &read.drill), (Some(2), &None));
+        assert!(
+            !serde_json::to_string(&read).unwrap().contains("\"drill\""),
+            "an older program reads it too"
+        );
+        let later = before.replace("\"made\"", "\"later\":7,\"made\"");
+        assert_eq!(serde_json::from_str::<Record>(&later).unwrap(), read);
     }
 
     #[test]

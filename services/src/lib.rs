@@ -9,6 +9,7 @@ pub mod docker;
 pub mod fence;
 pub mod folder;
 pub mod ingress;
+pub mod inside;
 pub mod lease_page;
 pub mod link;
 pub mod probe;

@@ -11,7 +11,7 @@ use stage::{PATIENCE, Stage, name, script};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use thermidor_model::spec::PROBE_ACCOUNT;
-use thermidor_services::probe::Probe;
+use thermidor_services::probe::{Probe, mailboxes};
 use thermidor_services::recipe::mail::{MailConfig, write_config};
 
 #[tokio::test]
@@ -35,6 +35,32 @@ async fn mail_goes_in_by_smtp_and_comes_out_by_imap_also_by_alias_and_detail() {
     let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
     let nobody = sender.recipient("nobody@example.org").await;
     assert!(nobody.starts_with("550 5.1.1"), "refused at the door, not bounced later: {nobody}");
+}
+
+#[tokio::test]
+async fn messages_are_counted_alike_by_imap_and_in_the_maildir_whatever_the_folders_are_called() {
+    let Some(stage) = Stage::set("messages_are_counted_alike_by_imap_and_in_the_maildir").await else {
+        return;
+    };
+    let paper = paper();
+    let ip = serve(&stage, &household(&paper)).await;
+    let mut sender = Sender::connect(SocketAddr::new(ip, 25), None).await.unwrap();
+    assert!(sender.deliver("marie@example.org", "<counted@test>").await.starts_with("250"));
+    let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
+    let number = arrives(&mut imap, "<counted@test>").await;
+    // The parent of the last is none that can be opened.
+    for folder in ["\"Aunt M & co\"", "\"a (b) \\\"c\\\"\"", "Sent", "Parent.Child"] {
+        match imap.ask(&format!("CREATE {folder}")).await {
+            Err(why) if why.contains("ALREADYEXISTS") => {}
+            made => drop(made.unwrap()),
+        }
+        imap.ask(&format!("UID COPY {number} {folder}")).await.unwrap();
+    }
+    assert_eq!(mailboxes::count(&mut imap).await, Ok(5));
+    let maildir = stage.folder("volume").join("boxes/marie/Maildir");
+    assert_eq!(mailboxes::lie_in(&maildir).unwrap(), 5);
+    let mut empty = inbox(ip, &paper, "paul", "open it").await.unwrap();
+    assert_eq!(mailboxes::count(&mut empty).await, Ok(0));
 }
 
 #[tokio::test]

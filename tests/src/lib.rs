@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod garbage;
 pub mod mail_load;
+pub mod neighbours;
 pub mod record;
 pub mod replicas;
 pub mod withheld;

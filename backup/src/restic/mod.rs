@@ -32,6 +32,8 @@ use tokio::time::timeout;
 const OLDEST: (u32, u32) = (0, 14);
 /// Exit code of a backup that was made without some of the files.
 const INCOMPLETE: i32 = 3;
+/// Of what only reads.
+const NO_LOCK: &str = "--no-lock";
 
 /// How restic is run.
 #[derive(Debug, Clone)]
@@ -183,9 +185,10 @@ impl Restic {
         self.run(repository, arguments, None, |_| Heard::Kept).await?.good(repository).map(drop)
     }
 
-    /// Which snapshots there are, the oldest first.
+    /// Which snapshots there are, the oldest first. Like all that only reads it takes no lock: a vault whose disk is full
+    /// has no room for one, and deletes nothing before the agreed time.
     pub async fn snapshots(&self, repository: &Repository) -> Result<Vec<Snapshot>, ResticError> {
-        let arguments = ["snapshots", "--json"].map(OsString::from).to_vec();
+        let arguments = ["snapshots", "--json", NO_LOCK].map(OsString::from).to_vec();
         let ended = self.run(repository, arguments, None, |_| Heard::Kept).await?;
         said::snapshots(&ended.good(repository)?)
     }
@@ -197,7 +200,7 @@ impl Restic {
         snapshot: &SnapshotId,
         only: Option<&str>,
     ) -> Result<Measured, ResticError> {
-        let mut arguments = ["ls", "--json", snapshot.as_str()].map(OsString::from).to_vec();
+        let mut arguments = ["ls", "--json", NO_LOCK, snapshot.as_str()].map(OsString::from).to_vec();
         if let Some(only) = only {
             arguments.push("--recursive".into());
             arguments.push(format!("/{}", only.trim_matches('/')).into());
@@ -217,7 +220,8 @@ impl Restic {
 
     /// Restores from a snapshot. Owners and rights are restored as far as this process may.
     pub async fn restore(&self, repository: &Repository, restore: &Restore) -> Result<(), ResticError> {
-        let mut arguments = ["restore", restore.snapshot.as_str(), "--target"].map(OsString::from).to_vec();
+        let mut arguments =
+            ["restore", NO_LOCK, restore.snapshot.as_str(), "--target"].map(OsString::from).to_vec();
         arguments.push(restore.target.clone().into());
         if let Some(only) = &restore.only {
             arguments.push(format!("--include=/{}", literally(only.trim_start_matches('/'))).into());

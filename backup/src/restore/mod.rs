@@ -7,7 +7,7 @@ mod staging;
 mod swap;
 
 pub use merge::{Merged, merge};
-pub use room::{Short, enough, free_in};
+pub use room::{Short, enough, free_in, spare_in};
 pub use staging::{clean, new_staging, staging};
 pub use swap::{Exchanged, exchange, has_restored, source};
 

@@ -10,6 +10,10 @@ const BYTES_PER_FILE: u64 = 4096 + 512;
 /// What a file system needs for itself and what is written meanwhile: a twentieth, and at least this.
 const SPARE_MIN: u64 = 16 << 20;
 
+/// A twentieth of the disk, at most so many bytes, stays free beside what is restored only to be looked at.
+const SPARE_SHARE: u64 = 20;
+const SPARE_MAX: u64 = 1 << 30;
+
 /// There is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub struct Short {
@@ -30,6 +34,14 @@ impl fmt::Display for Short {
 pub fn free_in(dir: &Path) -> io::Result<u64> {
     let about = rustix::fs::statvfs(dir)?;
     Ok(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+/// What may be written there for the sake of a look, bytes: less than is free, for the disk is others' too, and nobody
+/// may hear that it is nearly full for that.
+pub fn spare_in(dir: &Path) -> io::Result<u64> {
+    let about = rustix::fs::statvfs(dir)?;
+    let size = about.f_blocks.saturating_mul(about.f_frsize);
+    Ok(about.f_bavail.saturating_mul(about.f_frsize).saturating_sub((size / SPARE_SHARE).min(SPARE_MAX)))
 }
 
 /// Whether files of that measure fit into so much.

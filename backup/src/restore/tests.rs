@@ -303,4 +303,6 @@ fn room_is_counted_before_anything_is_touched() {
     assert!(enough(&Measured::default(), 1 << 20).is_err(), "a file system needs some for itself");
     assert!(free_in(Path::new("/")).unwrap() > 0);
     assert!(free_in(Path::new("/nowhere")).is_err());
+    let spare = spare_in(Path::new("/")).unwrap();
+    assert!(spare < free_in(Path::new("/")).unwrap(), "what is only looked at fills no disk");
 }

@@ -27,6 +27,8 @@ const BACK_OFF: u64 = 2 * MINUTE;
 const BACK_OFF_MAX: u64 = 2 * HOUR;
 /// The wait after a failure that a person has to see to.
 const PERSON: u64 = 6 * HOUR;
+/// The first wait after a restore that was tried and failed: all of it is brought anew each time; doubles too.
+const DRILL_BACK_OFF: u64 = 30 * MINUTE;
 /// How often a vault is asked about random ranges of what it keeps: that costs a few hundred bytes a range.
 const ASK_EVERY: u64 = 6 * HOUR;
 /// Backups come earlier by up to this part of `every`, so that not all begin at once; never later.
@@ -150,7 +152,7 @@ fn due(wish: &Wish, friend: &HomeName, record: &Record, now: u64) -> (Task, u64,
         return (Task::Prove, made, format!("the last backup of {subject} at {friend}'s is not proved yet"));
     }
     if wish.drill_every > 0 {
-        let drill = record.drilled.map_or(0, |drilled| drilled.min(now).saturating_add(wish.drill_every));
+        let drill = drill_due(wish, record, now);
         if drill <= now {
             return (Task::Drill, drill, format!("it is time to try a restore of {subject} from {friend}"));
         }
@@ -166,6 +168,18 @@ fn due(wish: &Wish, friend: &HomeName, record: &Record, now: u64) -> (Task, u64,
         }
     }
     (Task::Backup, backup, format!("{subject} is backed up to {friend} every {}", said(wish.every)))
+}
+
+/// When a restore is to be tried next: so long after the last that went well, and some time after one that failed.
+fn drill_due(wish: &Wish, record: &Record, now: u64) -> u64 {
+    let regular = record.drilled.map_or(0, |drilled| drilled.min(now).saturating_add(wish.drill_every));
+    match record.drill.as_ref().and_then(|drill| drill.failure.as_ref()) {
+        Some(failure) if failure.at <= now => {
+            let wait = DRILL_BACK_OFF.saturating_mul(1 << failure.count.saturating_sub(1).min(16)).min(DAY);
+            regular.max(failure.at.saturating_add(wait))
+        }
+        _ => regular,
+    }
 }
 
 /// When what is due can be begun: after a failure's wait, some time after waking, and within the windows.

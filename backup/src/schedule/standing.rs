@@ -12,6 +12,8 @@ pub struct Standing {
     pub age: Option<u64>,
     /// Whether it is older than the rule lets it become.
     pub late: bool,
+    /// Whether the last restore that was tried failed, or none was for too long.
+    pub untried: bool,
     /// Friends that are failing.
     pub failing: Vec<HomeName>,
     /// Whether a person has to do something.
@@ -47,7 +49,42 @@ pub fn standing(wish: &Wish, records: &BTreeMap<Pair, Record>, now: u64) -> Stan
         text += &format!("; {friend} has failed for {span} ({} times): {}", failure.count, failure.why);
     }
     let late = late && !wish.friends.is_empty();
-    Standing { age, late, failing, person, text }
+    let mut untried = false;
+    for friend in &wish.friends {
+        let Some((is_bad, words)) = of(friend).and_then(|record| tried(wish, friend, record, now)) else {
+            continue;
+        };
+        untried |= is_bad;
+        text += &format!("; {words}");
+    }
+    Standing { age, late, untried, failing, person, text }
+}
+
+/// What is to be said of the restores tried from a friend, and whether it is bad.
+fn tried(wish: &Wish, friend: &HomeName, record: &Record, now: u64) -> Option<(bool, String)> {
+    let age = |at: u64| said(now.saturating_sub(at));
+    let failure = record.drill.as_ref().and_then(|drill| drill.failure.as_ref());
+    if let Some(failure) = failure {
+        let again = format!("`thermidor backup check {} --from {friend} --drill` tries again", wish.subject);
+        let words = format!(
+            "the last restore tried from {friend} failed {} ago ({} times): {}; {again}",
+            age(failure.at),
+            failure.count,
+            failure.why
+        );
+        return Some((true, words));
+    }
+    match record.drilled {
+        // Before there is a proved backup there is nothing to try.
+        None if wish.drill_every == 0 || record.proven.is_none() => None,
+        None => Some((true, format!("no restore from {friend} has been tried yet"))),
+        Some(at) => {
+            let allowed = wish.drill_every.saturating_mul(2).saturating_add(HOUR);
+            let is_old = wish.drill_every > 0 && now.saturating_sub(at) > allowed;
+            let warning = if is_old { ", which is too long" } else { "" };
+            Some((is_old, format!("a restore from {friend} was last tried {} ago{warning}", age(at))))
+        }
+    }
 }
 
 /// How old a proved backup may become, in ms: one may fail, and none begins while the windows are shut.

@@ -2,7 +2,7 @@
 
 use super::*;
 use thermidor_model::ServiceName;
-use thermidor_model::backup::{Asked, HeadMark};
+use thermidor_model::backup::{Asked, Drill, HeadMark};
 
 /// A Monday, midnight UTC.
 const NOW: u64 = 1_764_547_200_000;
@@ -95,6 +95,55 @@ fn between_backups_a_vault_is_asked_what_it_keeps() {
     assert_eq!(next(failed, NOW + 6 * HOUR), one("alice", Task::Ask, PERSON));
     // A clock that was set back.
     assert_eq!(next(asked(NOW + 400 * DAY), NOW + 1).1, Task::Backup);
+}
+
+#[test]
+fn a_restore_that_failed_is_tried_again_sooner_and_ever_less_often_and_holds_up_no_backup() {
+    let mut hourly = wish(HOUR, &["alice"]);
+    hourly.drill_every = 7 * DAY;
+    let mut record = Record { drilled: Some(NOW - 8 * DAY), ..made(NOW) };
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        record = record.after_drill(Drill::default(), Some((Passes::ByAPerson, "no".into())), NOW);
+        assert_eq!(short(&hourly, &known(&[("alice", record.clone())]), NOW)[0].1, Task::Backup);
+        waits.push((drill_due(&hourly, &record, NOW) - NOW) / MINUTE);
+    }
+    assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1440, 1440]);
+    let later = Record { made: Some(NOW + DAY), proven: Some(NOW + DAY), ..record.clone() };
+    assert_eq!(short(&hourly, &known(&[("alice", later)]), NOW + DAY)[0].1, Task::Drill);
+    let well = record.after_drill(Drill::default(), None, NOW);
+    assert_eq!(drill_due(&hourly, &well, NOW), NOW + 7 * DAY);
+    // A failure from the future: the clock was set back.
+    assert_eq!(drill_due(&hourly, &record, NOW - DAY), NOW - DAY);
+}
+
+#[test]
+fn a_restore_that_failed_or_was_not_tried_for_too_long_is_shouted_and_one_that_went_well_is_said() {
+    let mut daily = wish(DAY, &["alice"]);
+    let stands = |wish: &Wish, record: &Record, now| {
+        let stands = standing(wish, &known(&[("alice", record.clone())]), now);
+        (stands.untried, stands.text.split("; ").skip(1).collect::<Vec<_>>().join("; "))
+    };
+    assert_eq!(stands(&daily, &made(NOW), NOW), (false, String::new()), "none is wished");
+    daily.drill_every = 7 * DAY;
+    assert_eq!(stands(&daily, &Record::default(), NOW), (false, String::new()), "there is nothing to try");
+    let never = (true, "no restore from alice has been tried yet".to_owned());
+    assert_eq!(stands(&daily, &made(NOW), NOW), never);
+    let well = made(NOW).after_drill(Drill::default(), None, NOW);
+    let said = |ago: &str| format!("a restore from alice was last tried {ago} ago");
+    assert_eq!(stands(&daily, &well, NOW + 14 * DAY), (false, said("14 days")));
+    let old = (true, said("15 days") + ", which is too long");
+    assert_eq!(stands(&daily, &well, NOW + 15 * DAY), old);
+    let why = "the restored mail ended by itself".to_owned();
+    let failed = well.after_drill(Drill::default(), Some((Passes::ByAPerson, why.clone())), NOW + HOUR);
+    let (untried, text) = stands(&daily, &failed, NOW + 2 * HOUR);
+    assert!(
+        untried && text.starts_with("the last restore tried from alice failed 1 h ago (1 times)"),
+        "{text}"
+    );
+    assert!(text.contains(&why) && text.contains("backup check mail --from alice --drill"), "{text}");
+    // The proofs are as they were.
+    assert!(!standing(&daily, &known(&[("alice", failed)]), NOW + HOUR).late);
 }
 
 #[test]

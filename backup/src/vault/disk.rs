@@ -35,6 +35,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// What may still be written, bytes.
+    pub fn free(&self) -> io::Result<u64> {
+        crate::restore::free_in(&self.root)
+    }
+
     fn repository(&self, folder: &Folder) -> PathBuf {
         let repo = self.root.join("repo");
         if *folder == Folder::ROOT { repo } else { repo.join(folder.as_str()) }

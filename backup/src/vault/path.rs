@@ -73,6 +73,8 @@ pub enum Verb {
     Challenge,
     /// The signed word that a generation is the home's own.
     Generation,
+    /// What room there is.
+    Room,
 }
 
 /// The friend's name in a path, which is looked at before anything else.
@@ -105,6 +107,7 @@ fn verb_of(word: &str) -> Option<Verb> {
         "head" => Some(Verb::Head),
         "challenge" => Some(Verb::Challenge),
         "generation" => Some(Verb::Generation),
+        "room" => Some(Verb::Room),
         _ => None,
     }
 }

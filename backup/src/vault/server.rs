@@ -289,6 +289,11 @@ async fn own(
             let answer = blocking(move || space.answer(&folder, &question)).await?;
             ok(serde_json::to_vec(&answer).map_err(io::Error::from)?)
         }
+        (Verb::Room, &Method::GET) => {
+            let room = blocking(move || space.room()).await?;
+            ok(serde_json::to_vec(&room).map_err(io::Error::from)?)
+        }
+        (Verb::Room, _) => Err(Refusal::Method("GET")),
         (Verb::Challenge, _) => Err(Refusal::Method("POST")),
         _ => Err(Refusal::Method("GET, POST")),
     }

@@ -6,6 +6,7 @@ use super::disk::Disk;
 use super::hours::Bucket;
 use super::path::{Folder, View};
 use super::refusal::Refusal;
+use super::room::Room;
 use super::terms::Terms;
 use super::waiting::Waiting;
 use std::io;
@@ -106,6 +107,12 @@ impl Space {
             return false;
         }
         is_shown(found.arrived, self.state().waiting.since(item), view)
+    }
+
+    /// What room is left.
+    pub fn room(&self) -> Result<Room, Refusal> {
+        let free = self.disk.free()?;
+        Ok(Room { quota: self.terms().quota, used: self.state().books.used, free })
     }
 
     /// Makes a repository.

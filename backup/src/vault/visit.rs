@@ -6,6 +6,7 @@ use super::challenge::{Answer, Challenge, Outcome};
 use super::head::{Finding, Head, compare_heads};
 use super::outgoing::V2;
 use super::path::Folder;
+use super::room::Room;
 use super::signed::{HomeKey, NotBelieved, Says, Signed};
 use super::waiting::List;
 use base64::Engine;
@@ -152,6 +153,11 @@ impl Visit {
     /// Sends a signed deletion list, or a signed word that takes one back.
     pub async fn announce(&mut self, signed: &Signed) -> Result<(), VisitError> {
         self.ask(Method::POST, &own("deletions", &Folder::ROOT), json(signed)?).await.map(|_| ())
+    }
+
+    /// What room this home has in the vault. One of an earlier version has never heard of the question.
+    pub async fn room(&mut self) -> Result<Room, VisitError> {
+        read(&self.ask(Method::GET, &own("room", &Folder::ROOT), Vec::new()).await?)
     }
 
     /// What waits for deletion.

@@ -286,6 +286,20 @@ async fn what_was_deleted_in_agreement_is_asked_about_no_more_whichever_radiator
     let asked = bob.ask_all(&tidied, now + HOUR).await;
     assert_eq!(asked.failure, None);
     assert!(asked.asked.unwrap().ranges > 0);
+
+    // The radiator that agreed to it may have died before it was noted: its head says the same.
+    std::fs::copy(&theirs, bob.challenges()).unwrap();
+    assert_eq!(bob.stock().head(), record.head.as_ref().unwrap().number);
+    let asked = bob.ask_all(&record, now + HOUR).await;
+    assert_eq!(asked.failure, None);
+    let sum = asked.asked.unwrap();
+    assert!(sum.ranges > 0 && sum.kept == sum.ranges && sum.doubtful.is_empty(), "{sum:?}");
+    // It excuses nothing else.
+    std::fs::copy(&theirs, bob.challenges()).unwrap();
+    bob.packs().iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    let found = bob.ask_all(&record, now + 2 * HOUR).await;
+    assert!(why(&found).0.contains("is not shown when it is asked for"), "{found:?}");
+    assert!(found.asked.unwrap().doubtful.is_disjoint(&gone));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +309,12 @@ async fn a_vault_that_shows_less_than_it_took_gets_no_head_signed() {
     }
     let mut bob = Bob::new().await;
     let first = bob.backed_up().await;
-    let old = bob.packs().into_iter().next().unwrap();
+    let earlier = bob.packs();
+    bob.message(7);
+    let unnoted = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!(unnoted.failure, None);
+    // One that is in a head alone that was never noted: the radiator died.
+    let old = bob.packs().into_iter().find(|pack| !earlier.contains(pack)).unwrap();
     // Between the comparison and the signature alice drops a pack: once the new snapshot comes.
     let there = bob.at;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -324,7 +343,7 @@ async fn a_vault_that_shows_less_than_it_took_gets_no_head_signed() {
     assert!(!old.exists());
     let (text, passes) = why(&second);
     assert!(text.contains("1 of data are missing") && passes == Passes::ByAPerson, "{text}");
-    assert_eq!(second.head, first.head, "a head without the pack would make the loss an agreed one");
+    assert_eq!(second.head, unnoted.head, "a head without the pack would make the loss an agreed one");
     assert!(why(&bob.back_up(&second, NOW + 2 * HOUR).await).0.contains("1 of data are missing"));
 }
 

@@ -1,12 +1,13 @@
 //! Whole rounds at a friend's with the real restic: what is made, proved and signed, and what a hostile, absent or
 //! foreign vault makes of the next one.
 
+use crate::faults::Small;
 use crate::restic::skip;
 use crate::stage::{Stage, home, listen, noise, terms};
-use crate::supervised::restic;
+use crate::supervised::{processes, restic};
 use std::path::{Path, PathBuf};
 use thermidor_backup::kit::Kit;
-use thermidor_backup::restic::{Keep, Progress, Restic};
+use thermidor_backup::restic::{Keep, Progress, Restic, Restore};
 use thermidor_backup::round::Round;
 use thermidor_backup::vault::Caller;
 use thermidor_model::ServiceName;
@@ -28,10 +29,18 @@ pub struct Bob {
 
 impl Bob {
     pub async fn new() -> Self {
+        Self::at(None).await
+    }
+
+    /// The same, at a vault in that folder.
+    async fn at(root: Option<&Path>) -> Self {
         let (kit, dir) = (Kit::draw().unwrap(), tempfile::tempdir().unwrap());
         let mut terms = terms();
         terms.key = Some(kit.signer().unwrap().public());
-        let stage = Stage::with(terms, |_| {}).await;
+        let stage = match root {
+            Some(root) => Stage::over(root, terms, |_| {}).await,
+            None => Stage::with(terms, |_| {}).await,
+        };
         let (at, _) = listen(stage.vault.clone(), Caller::Proved(home("bob"))).await;
         let mail = dir.path().join("source");
         std::fs::create_dir_all(mail.join("volumes/mail/marie/cur")).unwrap();
@@ -70,6 +79,13 @@ impl Bob {
         self.round().back_up(&self.mail, now - 5, was, 2, || now, &progress).await
     }
 
+    /// Alice lends so many bytes from now on.
+    fn lent(&self, quota: u64) {
+        let mut terms = terms();
+        (terms.key, terms.quota) = (Some(self.kit.signer().unwrap().public()), quota);
+        self.stage.vault.lend(&home("bob"), terms).unwrap();
+    }
+
     /// What alice keeps of bob's mail.
     pub fn kept(&self) -> PathBuf {
         self.stage.folder("repo/mail")
@@ -104,10 +120,12 @@ async fn a_round_makes_proves_and_signs_and_the_next_one_finds_all_of_it_again()
     assert!(second.head.as_ref().unwrap().number > first.head.as_ref().unwrap().number);
 
     let aside = bob.dir.path().join("aside");
-    let (drilled, counted) = bob.round().drill(&aside, &second, || NOW + 2000).await;
-    assert_eq!((drilled.drilled, drilled.failure), (Some(NOW + 2000), None));
-    let counted = counted.unwrap();
-    assert_eq!((counted.files, counted.messages), (4, 4));
+    let refused = bob.round().restore_aside(&aside, 1 << 20, &second).await.unwrap_err();
+    assert!(refused.to_string().contains("17 MiB are needed and 1 MiB are free"), "{refused}");
+    assert_eq!(refused.passes(), Passes::ByAPerson);
+    assert!(!aside.exists(), "nothing was brought");
+    let counted = bob.round().restore_aside(&aside, u64::MAX, &second).await.unwrap();
+    assert!(counted.files == 4 && counted.bytes > 80_000, "{counted:?}");
 
     // What alice has on her disk gives nothing away.
     let mut folders = vec![bob.stage.root.clone()];
@@ -170,7 +188,115 @@ async fn a_vault_that_drops_the_newest_snapshot_or_goes_back_in_time_is_noticed_
     let back = bob.back_up(&latest, NOW + 5000).await;
     let (text, passes) = why(&back);
     assert!(text.contains("rolled back") && passes == Passes::ByAPerson, "{text}");
+    assert!(text.contains("friend rm alice"), "{text}");
     assert_eq!(back.made, latest.made);
+    // The old state is whole: read back alone it would prove what is not there any more.
+    let unproven = Record { proven: None, ..latest };
+    let checked = bob.round().prove(&unproven, || NOW + 6000).await;
+    assert!(why(&checked).0.contains("rolled back"), "{checked:?}");
+    assert_eq!(checked.proven, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_radiator_left_that_died_before_it_was_noted_is_gone_on_from_and_no_loss() {
+    if skip("what_a_radiator_left_that_died_before_it_was_noted_is_gone_on_from_and_no_loss") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    bob.message(4);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!(second.failure, None);
+    // Nobody has heard of that one: its head is later than the one that is known.
+    let proved = bob.round().prove(&first, || NOW + 2000).await;
+    assert_eq!((proved.failure, proved.head), (None, second.head), "from now on it is known");
+    bob.message(5);
+    let third = bob.back_up(&first, NOW + 3000).await;
+    assert_eq!((third.made, third.failure.clone()), (Some(NOW + 2995), None));
+    // What it left counts: it is missed like all else.
+    let snapshots = std::fs::read_dir(bob.kept().join("snapshots")).unwrap();
+    let names: Vec<PathBuf> = snapshots.map(|e| e.unwrap().path()).collect();
+    assert_eq!(names.len(), 3);
+    let lasts = [&first, &third].map(|record| record.snapshot.clone().unwrap());
+    let is_known = |path: &Path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        lasts.iter().any(|last| name.starts_with(last.as_str()))
+    };
+    std::fs::remove_file(names.iter().find(|path| !is_known(path)).unwrap()).unwrap();
+    let fourth = bob.back_up(&third, NOW + 4000).await;
+    assert!(why(&fourth).0.contains("1 of snapshots are missing"), "{fourth:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_of_a_radiator_that_lost_its_power_is_in_nobodys_way() {
+    if skip("the_lock_of_a_radiator_that_lost_its_power_is_in_nobodys_way") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    let locks = || std::fs::read_dir(bob.kept().join("locks")).unwrap().count();
+    assert_eq!(locks(), 0);
+    // Reading back locks everybody else out: such a lock is left.
+    for _ in 0..20 {
+        let dies = async {
+            while locks() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            for pid in processes(bob.dir.path()) {
+                let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+                // One that was just ending is gone.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        };
+        let round = bob.round();
+        tokio::join!(round.prove(&first, || NOW + 500), dies);
+        if locks() > 0 {
+            break;
+        }
+    }
+    assert_eq!(locks(), 1, "no lock was left");
+    bob.message(6);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!((second.failure.clone(), second.proven), (None, Some(NOW + 995)));
+    assert_eq!(locks(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_without_room_says_whether_the_quota_or_the_disk_is_in_the_way() {
+    let name = "a_vault_without_room_says_whether_the_quota_or_the_disk_is_in_the_way";
+    let dir = tempfile::tempdir().unwrap();
+    if skip(name) {
+        return;
+    }
+    let Some(_small) = Small::new(name, dir.path()) else { return };
+    let bob = Bob::at(Some(dir.path())).await;
+    let first = bob.back_up(&Record::default(), NOW).await;
+    assert_eq!(first.failure, None);
+    let used = bob.stage.vault.usage(&home("bob")).unwrap().used;
+    bob.lent(used + 10_000);
+    bob.message(5);
+    let small = bob.back_up(&first, NOW + 1000).await;
+    let (text, passes) = why(&small);
+    assert!(text.contains("the quota of") && text.contains("raise `lend`"), "{text}");
+    assert_eq!((passes, small.made), (Passes::ByAPerson, first.made));
+
+    bob.lent(1 << 30);
+    let filler = dir.path().join("filler");
+    let _ = std::fs::write(&filler, noise(3, 4 << 20));
+    let full = bob.back_up(&small, NOW + 2000).await;
+    let (text, passes) = why(&full);
+    assert!(text.contains("the disk under it is full") && text.contains("make room"), "{text}");
+    assert_eq!((passes, full.made), (Passes::ByAPerson, first.made));
+    // What is there can be had without room for a lock.
+    let repository = bob.round().repository(None).unwrap();
+    let all = bob.restic.snapshots(&repository).await.unwrap();
+    let out = bob.dir.path().join("out");
+    let restore = Restore { snapshot: all[0].id.clone(), target: out.clone(), only: None, verify: true };
+    bob.restic.restore(&repository, &restore).await.unwrap();
+    assert!(out.join("volumes/mail/marie/cur/2").exists());
+    std::fs::remove_file(&filler).unwrap();
+    let after = bob.back_up(&full, NOW + 3000).await;
+    assert_eq!((after.failure.clone(), after.proven), (None, Some(NOW + 2995)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

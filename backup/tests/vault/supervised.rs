@@ -77,7 +77,7 @@ fn below(dir: &Path) -> Vec<(PathBuf, u32, u32, i64, Vec<u8>)> {
 }
 
 /// Processes that use a cache, by their environment.
-fn processes(dir: &Path) -> Vec<u32> {
+pub fn processes(dir: &Path) -> Vec<u32> {
     let mark = format!("RESTIC_CACHE_DIR={}", dir.join("cache").display());
     let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
     all.filter(|pid: &u32| {

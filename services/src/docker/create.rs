@@ -59,7 +59,12 @@ impl Engine {
         let client = self.client().await?;
         let name = self.container(&plan.service);
         let what = format!("create {name}");
-        let body = body(plan, hash, &self.config)?;
+        let labels = HashMap::from([
+            (LABEL_HOME.to_owned(), self.config.home.clone()),
+            (LABEL_SERVICE.to_owned(), plan.service.to_string()),
+            (LABEL_PLAN.to_owned(), hash.to_owned()),
+        ]);
+        let body = body(plan, labels, &self.config)?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let made =
             self.call(&what, self.config.limits.act, client.create_container(Some(options), body)).await?;
@@ -70,16 +75,15 @@ impl Engine {
     }
 }
 
-/// What Docker is told.
-fn body(plan: &ContainerPlan, hash: &str, config: &EngineConfig) -> Result<ContainerCreateBody, EngineError> {
+/// What Docker is told, with these labels and that of the mounts.
+pub(super) fn body(
+    plan: &ContainerPlan,
+    mut labels: HashMap<String, String>,
+    config: &EngineConfig,
+) -> Result<ContainerCreateBody, EngineError> {
     let mounts_label = serde_json::to_string(&plan.mounts)
         .map_err(|e| EngineError::Garbled { what: "describe the mounts".into(), why: e.to_string() })?;
-    let labels = HashMap::from([
-        (LABEL_HOME.to_owned(), config.home.clone()),
-        (LABEL_SERVICE.to_owned(), plan.service.to_string()),
-        (LABEL_PLAN.to_owned(), hash.to_owned()),
-        (LABEL_MOUNTS.to_owned(), mounts_label),
-    ]);
+    labels.insert(LABEL_MOUNTS.to_owned(), mounts_label);
     let nanoseconds = |ms: u64| i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
     let healthcheck = plan.healthcheck.as_ref().map(|h| HealthConfig {
         test: Some(h.test.clone()),
@@ -162,7 +166,8 @@ mod tests {
     fn a_container_is_hardened_labelled_and_never_restarted_by_docker() {
         let plan = ContainerPlan { memory_max_bytes: Some(64 << 20), cpus_max: Some(0.5), ..plan() };
         let dir = std::path::Path::new("/nowhere");
-        let body = body(&plan, "h1", &EngineConfig::new("maison", dir)).unwrap();
+        let labels = HashMap::from([(LABEL_HOME.to_owned(), "maison".to_owned())]);
+        let body = body(&plan, labels, &EngineConfig::new("maison", dir)).unwrap();
         let host = body.host_config.unwrap();
         assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
@@ -173,7 +178,6 @@ mod tests {
         assert_eq!(host.port_bindings, None, "the ingress publishes, not Docker");
         let labels = body.labels.unwrap();
         assert_eq!(labels[LABEL_HOME], "maison");
-        assert_eq!(labels[LABEL_SERVICE], "notes");
-        assert_eq!(labels[LABEL_PLAN], "h1");
+        assert_eq!(labels[LABEL_MOUNTS], "[]");
     }
 }

@@ -73,7 +73,8 @@ impl Inspected {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Listed {
+pub(super) struct Listed {
+    pub id: String,
     labels: Option<HashMap<String, String>>,
 }
 
@@ -86,8 +87,12 @@ struct Said {
 impl Engine {
     /// A service's container; `None`: it has none here.
     pub(super) async fn inspect(&self, service: &ServiceName) -> Result<Option<Inspected>, EngineError> {
-        let path = format!("/containers/{}/json", self.container(service));
-        match self.get(&format!("look at {service}"), &path).await {
+        self.inspect_named(&self.container(service)).await
+    }
+
+    /// The container of that name, whatever it is for.
+    pub(super) async fn inspect_named(&self, name: &str) -> Result<Option<Inspected>, EngineError> {
+        match self.get(&format!("look at {name}"), &format!("/containers/{name}/json")).await {
             Ok(inspected) => Ok(Some(inspected)),
             Err(e) if e.is_status(404) => Ok(None),
             Err(e) => Err(e),
@@ -96,9 +101,7 @@ impl Engine {
 
     /// The services that have a container of this home here, sorted.
     pub(super) async fn services(&self) -> Result<Vec<ServiceName>, EngineError> {
-        let filters = serde_json::json!({ "label": [format!("{LABEL_HOME}={}", self.config.home)] });
-        let path = format!("/containers/json?all=true&filters={}", quoted(&filters.to_string()));
-        let listed: Vec<Listed> = self.get("list containers", &path).await?;
+        let listed = self.labelled(LABEL_HOME).await?;
         let mut services: Vec<ServiceName> = listed
             .into_iter()
             .filter_map(|c| c.labels?.remove(LABEL_SERVICE))
@@ -106,6 +109,13 @@ impl Engine {
             .collect();
         services.sort();
         Ok(services)
+    }
+
+    /// The containers that bear this home's name under a label, running or not.
+    pub(super) async fn labelled(&self, label: &str) -> Result<Vec<Listed>, EngineError> {
+        let filters = serde_json::json!({ "label": [format!("{label}={}", self.config.home)] });
+        let path = format!("/containers/json?all=true&filters={}", quoted(&filters.to_string()));
+        self.get("list containers", &path).await
     }
 
     async fn get<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, EngineError> {

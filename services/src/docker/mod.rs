@@ -16,6 +16,7 @@ mod plan;
 mod run;
 mod seed;
 mod socket;
+mod trial;
 mod watch;
 
 pub use cgroup::{Cgroup, cgroup_of};
@@ -24,6 +25,7 @@ pub use pack::pack_context;
 pub use plan::{BindMount, CAPABILITIES, ContainerPlan, ImageSource, PIDS_MAX};
 pub use run::Found;
 pub use socket::{podman_socket, usual_socket};
+pub use trial::LABEL_TRIAL;
 pub use watch::{ContainerEvent, LogLine, Usage};
 
 use bollard::{API_DEFAULT_VERSION, Docker};

@@ -6,6 +6,7 @@ use bollard::query_parameters::{
     KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     StopContainerOptionsBuilder,
 };
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use thermidor_model::ServiceName;
@@ -55,6 +56,7 @@ impl Engine {
                 wanted: epoch,
             });
         }
+        let name = self.container(service);
         for bind in binds(&inspected)? {
             if let Some(mountpoint) = &bind.mountpoint {
                 let mounted = mounts::is_mountpoint(mountpoint).map_err(|e| EngineError::Files {
@@ -67,7 +69,7 @@ impl Engine {
                 }
             }
             if bind.seed && seed::is_empty(&bind.host)? {
-                self.seed(service, &inspected, &bind).await?;
+                self.seed(&name, HashMap::new(), &inspected, &bind).await?;
             }
         }
         self.epochs.write(service, &found.id, epoch)?;
@@ -131,7 +133,7 @@ impl Engine {
         Ok(self.find(service).await?.and_then(|found| found.address))
     }
 
-    fn found(&self, service: ServiceName, inspected: &Inspected) -> Found {
+    pub(super) fn found(&self, service: ServiceName, inspected: &Inspected) -> Found {
         let (id, state) = (inspected.id.clone(), &inspected.state);
         let running = state.running;
         // Docker writes the year 1 for "never".
@@ -162,7 +164,7 @@ impl Engine {
 }
 
 /// The mounts as they were planned, kept in a label.
-fn binds(inspected: &Inspected) -> Result<Vec<BindMount>, EngineError> {
+pub(super) fn binds(inspected: &Inspected) -> Result<Vec<BindMount>, EngineError> {
     let label = inspected.label(LABEL_MOUNTS);
     let garbled = |why: String| EngineError::Garbled { what: "read the mounts of a container".into(), why };
     let text = label.ok_or_else(|| garbled(format!("label {LABEL_MOUNTS} is missing")))?;
@@ -174,7 +176,7 @@ fn not_prepared(service: &ServiceName) -> EngineError {
 }
 
 /// Takes answers that mean "already so" as done.
-fn accept(done: Result<(), EngineError>, already: &[u16]) -> Result<(), EngineError> {
+pub(super) fn accept(done: Result<(), EngineError>, already: &[u16]) -> Result<(), EngineError> {
     match done {
         Err(e) if already.iter().any(|status| e.is_status(*status)) => Ok(()),
         done => done,

@@ -10,10 +10,10 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use thermidor_model::ServiceName;
 
 /// Stands in the volume while it is being filled; a fill that was interrupted begins anew.
 const FILLING: &str = ".thermidor-filling";
@@ -35,33 +35,36 @@ pub(super) fn is_empty(folder: &Path) -> Result<bool, EngineError> {
 }
 
 impl Engine {
+    /// Fills a volume by way of a container beside the one of that name, with these labels.
     pub(super) async fn seed(
         &self,
-        service: &ServiceName,
+        container: &str,
+        labels: HashMap<String, String>,
         inspected: &Inspected,
         bind: &BindMount,
     ) -> Result<(), EngineError> {
-        let archive = self.folder_of_image(service, &inspected.image, &bind.path).await?;
+        let archive = self.folder_of_image(container, labels, &inspected.image, &bind.path).await?;
         let Some(archive) = archive else { return Ok(()) };
         let folder = bind.host.clone();
         let filled = tokio::task::spawn_blocking(move || fill(&folder, &archive)).await;
         let filled = filled.unwrap_or_else(|e| Err(io::Error::other(e)));
         filled.map_err(|e| files(&bind.host, e))?;
-        tracing::info!(%service, path = %bind.path, "filled the empty volume from the image");
+        tracing::info!(container, path = %bind.path, "filled the empty volume from the image");
         Ok(())
     }
 
     /// A tar of the folder as the image has it; `None`: the image has none.
     async fn folder_of_image(
         &self,
-        service: &ServiceName,
+        container: &str,
+        labels: HashMap<String, String>,
         image: &str,
         path: &str,
     ) -> Result<Option<Vec<u8>>, EngineError> {
         let client = self.client().await?;
         let limit = self.config.limits.act;
-        let name = format!("{}_seed", self.container(service));
-        let what = format!("read {path} of the image of {service}");
+        let name = format!("{container}_seed");
+        let what = format!("read {path} of the image of {container}");
         let remove = || RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         // Left over from a daemon that was killed in the middle of it.
         match self.call(&what, limit, client.remove_container(&name, Some(remove()))).await {
@@ -71,6 +74,7 @@ impl Engine {
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             entrypoint: Some(vec!["/never-started".into()]),
+            labels: Some(labels),
             ..Default::default()
         };
         let options = CreateContainerOptionsBuilder::default().name(&name).build();

@@ -1,6 +1,7 @@
 //! One GET over plain HTTP/1.1: enough to see whether a server answers.
 
 use super::Legs;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -9,9 +10,16 @@ use tokio::net::TcpStream;
 const STATUS_MAX: usize = 1024;
 
 pub(super) async fn get(address: SocketAddr, path: &str, legs: &mut Legs) -> Result<(), String> {
-    let told = |e: std::io::Error| format!("{address}: {e}");
-    let mut stream = TcpStream::connect(address).await.map_err(told)?;
+    let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
     legs.pass("connect");
+    page(stream, &address, path).await?;
+    legs.pass("answer");
+    Ok(())
+}
+
+/// One GET over an open connection, whose other end is called so: 2xx and 3xx are well. Callers bound it in time.
+pub async fn page(mut stream: TcpStream, address: &impl Display, path: &str) -> Result<(), String> {
+    let told = |e: std::io::Error| format!("{address}: {e}");
     let ask = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(ask.as_bytes()).await.map_err(told)?;
     let mut head = Vec::new();
@@ -32,10 +40,7 @@ pub(super) async fn get(address: SocketAddr, path: &str, legs: &mut Legs) -> Res
         .and_then(|rest| rest.split(' ').nth(1))
         .and_then(|code| code.parse::<u16>().ok());
     match status {
-        Some(200..=399) => {
-            legs.pass("answer");
-            Ok(())
-        }
+        Some(200..=399) => Ok(()),
         Some(code) => Err(format!("{path} answers {code}")),
         None => Err(format!("{address} does not speak HTTP: {line:?}")),
     }

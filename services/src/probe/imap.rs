@@ -25,9 +25,18 @@ impl Imap {
         name: &ServerName<'static>,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Self, String> {
-        let told = |e: std::io::Error| format!("IMAP at {address}: {e}");
-        let tcp = TcpStream::connect(address).await.map_err(told)?;
-        let tls = TlsConnector::from(tls.clone()).connect(name.clone(), tcp).await.map_err(told)?;
+        let tcp = TcpStream::connect(address).await.map_err(|e| format!("IMAP at {address}: {e}"))?;
+        Self::over(tcp, name, tls).await.map_err(|why| format!("{address}: {why}"))
+    }
+
+    /// The same over a connection that is there.
+    pub async fn over(
+        tcp: TcpStream,
+        name: &ServerName<'static>,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> Result<Self, String> {
+        let connecting = TlsConnector::from(tls.clone()).connect(name.clone(), tcp);
+        let tls = connecting.await.map_err(|e| format!("IMAP: {e}"))?;
         let mut imap = Self { stream: BufStream::new(tls), tag: 0 };
         let greeting = imap.line().await?;
         if !greeting.starts_with("* OK") {

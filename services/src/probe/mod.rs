@@ -4,7 +4,9 @@
 mod http;
 pub mod imap;
 mod mail;
+pub mod mailboxes;
 
+pub use http::page;
 pub use mail::{MailProbe, client_config};
 
 use crate::docker::Engine;

@@ -9,11 +9,15 @@ use thermidor_model::ServiceName;
 use thermidor_model::spec::{MailSpec, PortSpec, ServiceSpec};
 
 pub use super::mail_config::{
-    Account, ConfigError, MailConfig, SALT, hash_password, hash_password_with, write_config,
+    Account, ConfigError, MailConfig, SALT, hash_password, hash_password_with, is_account, write_config,
 };
 
 /// Where the volume with mailboxes and queue is seen in the container.
 pub const DATA: &str = "/srv/mail";
+/// The folder of it that holds the mailboxes: of each account a folder with its name.
+pub const BOXES: &str = "boxes";
+/// The Maildir in each.
+pub const MAILDIR: &str = "Maildir";
 /// Where the daemon's files are seen in the container.
 pub const CONFIG: &str = "/etc/thermidor";
 /// Ports of the container and, 10000 higher, their twins that demand a PROXY header and take

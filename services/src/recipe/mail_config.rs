@@ -180,8 +180,7 @@ fn render(config: &MailConfig) -> Result<BTreeMap<&'static str, String>, ConfigE
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     let (mut passwd, mut accounts) = (String::new(), String::new());
     for (local, account) in &config.accounts {
-        check("mail account", local, is_local)?;
-        check("mail account", local, |l| l != PROBE_ACCOUNT)?;
+        check("mail account", local, is_account)?;
         passwd.push_str(&login(local, &account.password_hash)?);
         accounts.push_str(&format!("{local}@{domain} {local}\n"));
         claim(&mut owners, local, local)?;
@@ -247,6 +246,11 @@ fn claim<'a>(
 
 fn check(what: &'static str, given: &str, good: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
     if good(given) { Ok(()) } else { Err(ConfigError::Bad { what, given: given.to_owned() }) }
+}
+
+/// Whether an account can have that name.
+pub fn is_account(name: &str) -> bool {
+    is_local(name) && name != PROBE_ACCOUNT
 }
 
 fn is_host(text: &str) -> bool {

@@ -18,7 +18,7 @@ pub const DATA: &str = "/opt/yacy_search_server/DATA";
 /// Its own hook waits up to 30 s for the index; Docker's usual 10 s would kill it.
 pub const STOP_GRACE_S: u64 = 60;
 /// Without login; answers as soon as YaCy is up.
-const ALIVE: &str = "/Status.html";
+pub const ALIVE: &str = "/Status.html";
 /// Port of its pages.
 pub const HTTP: u16 = 8090;
 const HTTPS: u16 = 8443;

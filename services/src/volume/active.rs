@@ -1,11 +1,12 @@
 //! The active as the kernel's side and the process see it: requests go in, and are answered by
-//! whoever learns their outcome. The owner loop is in `leading`.
+//! whoever learns their outcome. Its owner is in `leading`.
 
 use super::Propose;
 use super::disk::Disk;
+use super::entrance::Entrance;
 use super::following::failed;
-use super::leading::Owner;
-use super::wire::Session;
+use super::leading::{self, Owner};
+use super::session::Session;
 use crate::lease_page::{LeasePage, boottime_ns};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,7 +20,7 @@ use thermidor_model::replication::{self, CannotServe, DeviceOp, Event, Op, OpKin
 use thermidor_model::state::Volume;
 use thermidor_model::{NodeId, VolumeName};
 
-/// Events waiting for the owner loop. Whoever brings more waits.
+/// What was told and waits for the owner. Whoever tells more waits.
 const QUEUE_MAX: usize = 1024;
 /// Payloads of requests not answered yet, bytes; the kernel's further requests wait.
 const UNANSWERED_MAX_BYTES: usize = 16 << 20;
@@ -38,7 +39,7 @@ pub enum Fault {
 /// Called once with what became of a request.
 pub type Done = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
-/// What comes to the owner loop.
+/// What comes to the owner.
 pub enum Arrived {
     /// The kernel asks.
     Device {
@@ -114,12 +115,14 @@ pub struct View {
     pub detached: bool,
     /// How far the search for bit rot is.
     pub examination: Option<Record>,
-    /// Beats of the owner loop: a number that stands still tells of a stall.
+    /// Beats of the owner: a number that stands still tells of a stall.
     pub beats: u64,
 }
 
 /// The running role.
 pub struct Active {
+    entrance: Entrance<Owner>,
+    /// For whoever must not wait until it is their turn.
     queue: SyncSender<Arrived>,
     disk: Arc<Disk>,
     right: Right,
@@ -197,36 +200,43 @@ impl Active {
             Ok(started) => started,
             Err(cannot) => return Ok(Err(cannot)),
         };
-        let active = Self {
-            queue: queue.clone(),
-            disk: disk.clone(),
-            right: right.clone(),
-            fenced: Arc::default(),
-            unanswered: Arc::default(),
-            view: Arc::default(),
-            thread: Mutex::new(None),
-        };
-        let owner = Owner {
+        let (fenced, view) = (Arc::<AtomicBool>::default(), Arc::<Mutex<View>>::default());
+        let entrance = Entrance::new(|entrance| Owner {
             machine,
-            disk,
-            queue,
-            right,
+            disk: disk.clone(),
+            entrance,
+            queue: queue.clone(),
+            right: right.clone(),
             revoked: false,
-            fenced: active.fenced.clone(),
-            view: active.view.clone(),
+            stopping: None,
+            fenced: fenced.clone(),
+            view: view.clone(),
             propose,
             runtime,
             pace,
             node,
             requests: 0,
+            unflushed: None,
             waiting: HashMap::new(),
             payloads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             told: BTreeMap::new(),
+        });
+        let begun = entrance.bring(effects, Owner::begin);
+        debug_assert!(begun.is_ok(), "nobody ends it yet");
+        let active = Self {
+            entrance: entrance.clone(),
+            queue,
+            disk: disk.clone(),
+            right,
+            fenced,
+            unanswered: Arc::default(),
+            view,
+            thread: Mutex::new(None),
         };
         let thread = std::thread::Builder::new()
             .name("volume-active".into())
-            .spawn(move || owner.run(&arrivals, effects))?;
+            .spawn(move || leading::run(&entrance, &arrivals, disk.progress()))?;
         *lock(&active.thread) = Some(thread);
         Ok(Ok(active))
     }
@@ -236,9 +246,9 @@ impl Active {
         self.disk.image().size_bytes()
     }
 
-    /// Where arrivals go. Sending fails once the role has ended.
-    pub fn queue(&self) -> SyncSender<Arrived> {
-        self.queue.clone()
+    /// The way to its owner.
+    pub(super) fn entrance(&self) -> Entrance<Owner> {
+        self.entrance.clone()
     }
 
     /// What it looks like now.
@@ -308,8 +318,8 @@ impl Active {
         if self.fenced.load(Ordering::Acquire) {
             return done(Err(Fault::Failed));
         }
-        if let Err(refused) = self.queue.send(Arrived::Device { op, payload, done })
-            && let Arrived::Device { done, .. } = refused.0
+        if let Err(Arrived::Device { done, .. }) =
+            self.entrance.bring(Arrived::Device { op, payload, done }, Owner::take)
         {
             done(Err(Fault::Failed));
         }
@@ -336,6 +346,14 @@ impl Active {
         {
             tracing::error!("the active's loop panicked");
         }
+    }
+}
+
+/// Brings an answer.
+pub(super) fn bring(entrance: &Entrance<Owner>, arrived: Arrived) {
+    // After the role's end nobody needs it.
+    if entrance.bring(arrived, Owner::take).is_err() {
+        tracing::debug!("something came after the active's role had ended");
     }
 }
 

@@ -1,9 +1,11 @@
-//! A replica at work: the owner loop around the protocol's follower. Frames and the disk's
-//! answers come in through one queue, and nothing else touches the machine.
+//! A replica at work: the owner of the protocol's follower. Frames and the disk's answers are brought to it one at a time,
+//! and nothing else touches the machine.
 
 use super::disk::Disk;
+use super::entrance::Entrance;
 use super::roles::chain;
-use super::wire::{Outgoing, Session};
+use super::session::Session;
+use super::wire::Outgoing;
 use crate::lease_page::boottime_ns;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,13 +16,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thermidor_model::replication::{Follower, FollowerEffect, FollowerEvent, Frame, Limits, Refusal};
 
-/// Events waiting for the owner loop. Whoever brings more waits.
-const QUEUE_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(20);
 /// How long a machine may take to come to rest when its role ends.
 const REST_MAX: Duration = Duration::from_secs(10);
+/// How often is looked whether it has.
+const REST_LOOK: Duration = Duration::from_millis(1);
 
-/// What comes to the owner loop.
+/// What comes to the owner.
 pub enum Arrived {
     /// A session was accepted from this member; its first frame will be a `Hello`.
     Accepted {
@@ -40,8 +42,6 @@ pub enum Arrived {
     },
     /// Something else for the machine.
     Event(FollowerEvent),
-    /// The role ends.
-    Stop,
 }
 
 /// What others may see of it.
@@ -118,7 +118,9 @@ impl Stream {
 /// The running role.
 #[derive(Debug)]
 pub struct Following {
-    queue: SyncSender<Arrived>,
+    entrance: Entrance<Owner>,
+    /// Ends the role where it is dropped.
+    stop: SyncSender<()>,
     thread: JoinHandle<()>,
     view: Arc<Mutex<View>>,
 }
@@ -130,27 +132,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Following {
     /// Starts to follow with an image.
     pub fn start(disk: Arc<Disk>, limits: Limits) -> io::Result<Self> {
-        let (queue, arrivals) = sync_channel(QUEUE_MAX);
+        let (stop, stopped) = sync_channel(1);
         let view = Arc::<Mutex<View>>::default();
-        let owner = Owner {
+        let entrance = Entrance::new(|entrance| Owner {
             machine: Follower::start(disk.image().state(), limits),
             disk,
-            queue: queue.clone(),
+            entrance,
             sessions: BTreeMap::new(),
             payloads: HashMap::new(),
             handles: 0,
             view: view.clone(),
             stream: None,
             told: None,
-        };
+            stopping: None,
+        });
+        let ticked = entrance.clone();
         let thread =
-            std::thread::Builder::new().name("volume-follow".into()).spawn(move || owner.run(&arrivals))?;
-        Ok(Self { queue, thread, view })
+            std::thread::Builder::new().name("volume-follow".into()).spawn(move || run(&ticked, &stopped))?;
+        Ok(Self { entrance, stop, thread, view })
     }
 
-    /// Where arrivals go. Sending fails once the role has ended.
-    pub fn queue(&self) -> SyncSender<Arrived> {
-        self.queue.clone()
+    /// The way to its owner.
+    pub(super) fn entrance(&self) -> Entrance<Owner> {
+        self.entrance.clone()
     }
 
     /// What it looks like now.
@@ -160,16 +164,44 @@ impl Following {
 
     /// Ends the role once the machine is at rest. Blocks for a few disk writes.
     pub fn stop(self) {
-        if self.queue.send(Arrived::Stop).is_ok() && self.thread.join().is_err() {
+        drop(self.stop);
+        if self.thread.join().is_err() {
             tracing::error!("the replica's loop panicked");
         }
     }
 }
 
-struct Owner {
+/// Ticks for as long as the role lasts.
+fn run(entrance: &Entrance<Owner>, stopped: &Receiver<()>) {
+    loop {
+        let stop = match stopped.recv_timeout(TICK) {
+            Err(RecvTimeoutError::Disconnected) => true,
+            Ok(()) | Err(RecvTimeoutError::Timeout) => false,
+        };
+        let ended = entrance.end_if(|owner| {
+            if stop && owner.stopping.is_none() {
+                owner.retire();
+            }
+            owner.handle(FollowerEvent::Tick);
+            owner.show();
+            owner.is_over()
+        });
+        if ended.is_some() {
+            return;
+        }
+        if stop {
+            std::thread::sleep(REST_LOOK);
+        }
+    }
+}
+
+/// Around the protocol's follower.
+#[derive(Debug)]
+pub(super) struct Owner {
     machine: Follower,
     disk: Arc<Disk>,
-    queue: SyncSender<Arrived>,
+    /// For answers that come later.
+    entrance: Entrance<Owner>,
     sessions: BTreeMap<u64, Session>,
     /// By handle: of which session, and the bytes.
     payloads: HashMap<u64, (u64, Bytes)>,
@@ -178,38 +210,32 @@ struct Owner {
     stream: Option<Stream>,
     /// Why the last session was refused: said once, not at every attempt.
     told: Option<Refusal>,
+    /// Since when the role is to end.
+    stopping: Option<Instant>,
 }
 
 impl Owner {
-    fn run(mut self, arrivals: &Receiver<Arrived>) {
-        let mut stopping: Option<Instant> = None;
-        loop {
-            match arrivals.recv_timeout(TICK) {
-                Ok(Arrived::Stop) => {
-                    let effects = self.machine.retire();
-                    self.carry_all_out(effects, VecDeque::new());
-                    self.sessions.clear();
-                    stopping = Some(Instant::now());
-                }
-                Ok(arrived) => self.take(arrived, stopping.is_some()),
-                Err(RecvTimeoutError::Timeout) => self.handle(FollowerEvent::Tick),
-                Err(RecvTimeoutError::Disconnected) => return,
+    fn retire(&mut self) {
+        let effects = self.machine.retire();
+        self.carry_all_out(effects, VecDeque::new());
+        self.sessions.clear();
+        self.stopping = Some(Instant::now());
+    }
+
+    fn is_over(&self) -> bool {
+        match self.stopping {
+            Some(_) if self.machine.is_idle() => true,
+            Some(since) if since.elapsed() > REST_MAX => {
+                tracing::error!("the replica did not come to rest: its disk hangs");
+                true
             }
-            self.show();
-            match stopping {
-                Some(_) if self.machine.is_idle() => return,
-                Some(since) if since.elapsed() > REST_MAX => {
-                    tracing::error!("the replica did not come to rest: its disk hangs");
-                    return;
-                }
-                _ => {}
-            }
+            _ => false,
         }
     }
 
-    fn take(&mut self, arrived: Arrived, stopping: bool) {
+    pub(super) fn take(&mut self, arrived: Arrived) {
         match arrived {
-            Arrived::Accepted { session, writer } if !stopping => {
+            Arrived::Accepted { session, writer } if self.stopping.is_none() => {
                 self.sessions.insert(session, writer);
             }
             Arrived::Frame { session, frame, payload } if self.sessions.contains_key(&session) => {
@@ -231,8 +257,9 @@ impl Owner {
             }
             Arrived::Event(event) => self.handle(event),
             // Of a session that has ended, or too late.
-            Arrived::Accepted { .. } | Arrived::Frame { .. } | Arrived::Stop => {}
+            Arrived::Accepted { .. } | Arrived::Frame { .. } => {}
         }
+        self.show();
     }
 
     fn handle(&mut self, event: FollowerEvent) {
@@ -259,8 +286,8 @@ impl Owner {
                     Store { id, .. } => self.payloads.remove(id).map(|(_, bytes)| bytes),
                     _ => None,
                 };
-                let queue = self.queue.clone();
-                let answer = move |event| tell(&queue, FollowerEvent::Local(event));
+                let entrance = self.entrance.clone();
+                let answer = move |event| bring(&entrance, FollowerEvent::Local(event));
                 let done = self.disk.carry_out(local, &payload.unwrap_or_default(), answer);
                 events.extend(done.map(FollowerEvent::Local));
             }
@@ -274,13 +301,13 @@ impl Owner {
                 }
             }
             FollowerEffect::Hash { session, extents } => {
-                let queue = self.queue.clone();
+                let entrance = self.entrance.clone();
                 self.disk.hash(extents, move |hashes| {
                     let event = match hashes {
                         Ok(hashes) => FollowerEvent::Hashed { session, hashes },
                         Err(e) => FollowerEvent::Local(failed(&e)),
                     };
-                    tell(&queue, event);
+                    bring(&entrance, event);
                 });
             }
             FollowerEffect::Close { session, why } => {
@@ -348,9 +375,9 @@ pub fn failed(error: &io::Error) -> thermidor_model::replication::LocalEvent {
     thermidor_model::replication::LocalEvent::Failed { error: super::disk::fault(error) }
 }
 
-fn tell(queue: &SyncSender<Arrived>, event: FollowerEvent) {
+fn bring(entrance: &Entrance<Owner>, event: FollowerEvent) {
     // After the role's end nobody needs the answer.
-    if queue.send(Arrived::Event(event)).is_err() {
+    if entrance.bring(Arrived::Event(event), Owner::take).is_err() {
         tracing::debug!("an answer came after the replica's role had ended");
     }
 }

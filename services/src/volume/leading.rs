@@ -1,10 +1,12 @@
-//! The active's owner loop: device requests, frames, the disk's answers and Raft's come in through
-//! one queue, and nothing else touches the machine.
+//! The active's owner: device requests, frames, the disk's answers and Raft's are brought to it one at a time, and
+//! nothing else touches the machine.
 
-use super::active::{Arrived, Done, Fault, Right, View, lock, tell};
+use super::active::{Arrived, Done, Fault, Right, View, bring, lock, tell};
 use super::disk::Disk;
+use super::entrance::Entrance;
 use super::following::failed;
-use super::wire::{Outgoing, Session};
+use super::session::Session;
+use super::wire::Outgoing;
 use super::{Propose, Unknown};
 use crate::lease_page::boottime_ns;
 use bytes::Bytes;
@@ -13,13 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use thermidor_model::replication::scrub::Pace;
-use thermidor_model::replication::{self, Answer, Effect, Event, Frame, LocalEffect};
+use thermidor_model::replication::scrub::{Pace, Record};
+use thermidor_model::replication::{self, Answer, DeviceOp, Effect, Event, Frame, LocalEffect};
 use thermidor_model::{Command, NodeId, Outcome};
 
-/// Events handled under one reading of the lease.
-const BATCH_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(20);
+/// So long a change stays without a flush at most: nobody else may ask for one on a volume at rest, and a standby's
+/// snapshot waits for it.
+const UNFLUSHED_MAX: Duration = Duration::from_secs(2);
 /// A proposal without an answer for so long is unknown.
 const PROPOSE_MAX: Duration = Duration::from_secs(2);
 /// How long a machine may take to come to rest when its role ends.
@@ -29,9 +32,14 @@ const REST_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Owner {
     pub(super) machine: replication::Active,
     pub(super) disk: Arc<Disk>,
+    /// For answers that come later.
+    pub(super) entrance: Entrance<Owner>,
+    /// For what must not be waited for.
     pub(super) queue: SyncSender<Arrived>,
     pub(super) right: Right,
     pub(super) revoked: bool,
+    /// Since when the role is to end.
+    pub(super) stopping: Option<Instant>,
     pub(super) fenced: Arc<AtomicBool>,
     pub(super) view: Arc<Mutex<View>>,
     pub(super) propose: Propose,
@@ -39,6 +47,8 @@ pub(super) struct Owner {
     pub(super) pace: Pace,
     pub(super) node: NodeId,
     pub(super) requests: u64,
+    /// Since when a change has been waiting for a flush.
+    pub(super) unflushed: Option<Instant>,
     /// Requests not answered yet.
     pub(super) waiting: HashMap<u64, (Bytes, Done)>,
     /// Payloads by the operation's number, until they are forgotten.
@@ -48,53 +58,60 @@ pub(super) struct Owner {
     pub(super) told: BTreeMap<NodeId, String>,
 }
 
+/// Ticks, and brings what nobody may wait to bring, for as long as the role lasts.
+pub(super) fn run(entrance: &Entrance<Owner>, arrivals: &Receiver<Arrived>, record: Record) {
+    let begin = |owner: &mut Owner, record| {
+        owner.begin_to_scrub(record);
+        owner.show();
+    };
+    if entrance.bring(record, begin).is_err() {
+        return;
+    }
+    let mut ticked = Instant::now();
+    loop {
+        let arrived = match arrivals.recv_timeout(TICK) {
+            Ok(arrived) => Some(arrived),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Arrived::Stop),
+        };
+        let ended = entrance.end_if(|owner| {
+            match arrived {
+                Some(arrived) => owner.take(arrived),
+                None => owner.look_at_the_lease(),
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                owner.handle([Event::Tick]);
+                owner.flush_what_nobody_flushes();
+                owner.show();
+            }
+            owner.is_over()
+        });
+        if let Some(owner) = ended {
+            return owner.end();
+        }
+    }
+}
+
 impl Owner {
-    pub(super) fn run(mut self, arrivals: &Receiver<Arrived>, effects: Vec<Effect>) {
+    /// Carries out what the machine began with.
+    pub(super) fn begin(&mut self, effects: Vec<Effect>) {
         let mut events = VecDeque::new();
         for effect in effects {
             self.carry_out(effect, &mut events);
         }
         self.handle(events);
-        self.begin_to_scrub();
         self.show();
-        let mut stopping: Option<Instant> = None;
-        let mut ticked = Instant::now();
-        loop {
-            let mut next = match arrivals.recv_timeout(TICK) {
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return self.end(),
-            };
-            self.handle([Event::Lease { until_ms: if self.revoked { 0 } else { self.right.until_ms() } }]);
-            let mut taken = 0;
-            while let Some(arrived) = next.take() {
-                match arrived {
-                    Arrived::Stop => {
-                        for (replica, session) in std::mem::take(&mut self.sessions).into_keys() {
-                            self.handle([Event::Closed { replica, session }]);
-                        }
-                        stopping = Some(Instant::now());
-                    }
-                    other => self.take(other, stopping.is_some()),
-                }
-                taken += 1;
-                if taken < BATCH_MAX {
-                    next = arrivals.try_recv().ok();
-                }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.stopping {
+            Some(_) if self.machine.is_idle() => true,
+            Some(since) if since.elapsed() > REST_MAX => {
+                tracing::error!("the active did not come to rest: its disk hangs");
+                true
             }
-            if ticked.elapsed() >= TICK {
-                ticked = Instant::now();
-                self.handle([Event::Tick]);
-                self.show();
-            }
-            match stopping {
-                Some(_) if self.machine.is_idle() => return self.end(),
-                Some(since) if since.elapsed() > REST_MAX => {
-                    tracing::error!("the active did not come to rest: its disk hangs");
-                    return self.end();
-                }
-                _ => {}
-            }
+            _ => false,
         }
     }
 
@@ -105,15 +122,15 @@ impl Owner {
         }
     }
 
-    fn take(&mut self, arrived: Arrived, stopping: bool) {
+    fn look_at_the_lease(&mut self) {
+        self.handle([Event::Lease { until_ms: if self.revoked { 0 } else { self.right.until_ms() } }]);
+    }
+
+    pub(super) fn take(&mut self, arrived: Arrived) {
+        self.look_at_the_lease();
         match arrived {
-            Arrived::Device { op, payload, done } => {
-                self.requests += 1;
-                let request = self.requests;
-                self.waiting.insert(request, (payload, done));
-                self.handle([Event::Device { request, op }]);
-            }
-            Arrived::Connected { replica, session, writer } if !stopping => {
+            Arrived::Device { op, payload, done } => self.ask(op, payload, done),
+            Arrived::Connected { replica, session, writer } if self.stopping.is_none() => {
                 self.sessions.insert((replica, session), writer);
                 self.handle([Event::Connected { replica, session }]);
             }
@@ -130,7 +147,31 @@ impl Owner {
             Arrived::Fetched { from, extent, payload } => self.fetched(from, extent, payload),
             Arrived::Event(event) => self.handle([event]),
             Arrived::Fence(why) => self.revoke(&why),
-            Arrived::Connected { .. } | Arrived::Stop => {}
+            Arrived::Stop => {
+                for (replica, session) in std::mem::take(&mut self.sessions).into_keys() {
+                    self.handle([Event::Closed { replica, session }]);
+                }
+                self.stopping.get_or_insert_with(Instant::now);
+            }
+            Arrived::Connected { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, op: DeviceOp, payload: Bytes, done: Done) {
+        match op {
+            DeviceOp::Change(_) => self.unflushed = self.unflushed.or_else(|| Some(Instant::now())),
+            DeviceOp::Flush => self.unflushed = None,
+        }
+        self.requests += 1;
+        let request = self.requests;
+        self.waiting.insert(request, (payload, done));
+        self.handle([Event::Device { request, op }]);
+    }
+
+    fn flush_what_nobody_flushes(&mut self) {
+        if self.stopping.is_none() && self.unflushed.is_some_and(|since| since.elapsed() > UNFLUSHED_MAX) {
+            // Nobody waits for its answer.
+            self.ask(DeviceOp::Flush, Bytes::new(), Box::new(drop));
         }
     }
 
@@ -171,7 +212,7 @@ impl Owner {
                 self.sessions.remove(&(replica, session));
             }
             Effect::Compare { replica, session, hashes } => {
-                let queue = self.queue.clone();
+                let entrance = self.entrance.clone();
                 self.disk.hash(hashes.iter().map(|(extent, _)| *extent).collect(), move |ours| {
                     let event = match ours {
                         Ok(ours) => {
@@ -181,7 +222,7 @@ impl Owner {
                         }
                         Err(e) => Event::Local(failed(&e)),
                     };
-                    tell(&queue, Arrived::Event(event));
+                    bring(&entrance, Arrived::Event(event));
                 });
             }
             Effect::ReadExtent { extent } => self.read_extent(extent),
@@ -201,8 +242,8 @@ impl Owner {
             LocalEffect::Store { id, .. } => self.payloads.get(id).cloned().unwrap_or_default(),
             _ => Bytes::new(),
         };
-        let queue = self.queue.clone();
-        let answer = move |event| tell(&queue, Arrived::Event(Event::Local(event)));
+        let entrance = self.entrance.clone();
+        let answer = move |event| bring(&entrance, Arrived::Event(Event::Local(event)));
         events.extend(self.disk.carry_out(local, &payload, answer).map(Event::Local));
     }
 
@@ -258,8 +299,8 @@ impl Owner {
     }
 }
 
-/// From within the owner loop, which must not wait for its own queue: if that is full, the next
-/// request's answer finds the lease over just the same.
+/// From within, where nobody may wait for the queue: if that is full, the next request's answer finds the lease over just
+/// the same.
 fn tell_later(queue: &SyncSender<Arrived>, arrived: Arrived) {
     if queue.try_send(arrived).is_err() {
         tracing::debug!("the active's queue is full");

@@ -2,17 +2,18 @@
 //! prove under the home's authority which member they are.
 
 use super::active::{self, Active};
-use super::following;
+use super::entrance::Entrance;
 use super::image::Image;
 use super::roles::{Process, Role, State, lock};
-use super::wire::{hand_over, session, tune};
+use super::session::{self, Ear, Session, tune};
+use super::{following, leading};
 use crate::link::Link;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use thermidor_model::NodeId;
 use thermidor_model::replication::{EXTENT_BYTES, Event, FollowerEvent, Frame};
@@ -61,14 +62,14 @@ fn back_off(wait: Duration, lasted: Option<Duration>) -> Duration {
 
 /// Keeps a session to one replica alive for as long as the role lasts.
 pub async fn dial(link: Link, replica: NodeId, address: SocketAddr, image: Arc<Image>, active: Arc<Active>) {
-    let queue = active.queue();
     let mut wait = Duration::ZERO;
     loop {
         let lasted = match greet(&link, replica, address).await {
             Ok(stream) => {
                 let began = Instant::now();
-                match converse(stream, replica, image.clone(), &queue).await {
-                    Ok(()) => return,
+                let ear = ActivesEar { replica, session: next_session(), entrance: active.entrance() };
+                match converse(stream, image.clone(), ear).await {
+                    Ok(()) => tracing::debug!(replica, "a session to a replica ended"),
                     Err(e) if wait == REFUSED_MAX => tracing::debug!(replica, error = %e, "again refused"),
                     Err(e) => tracing::info!(replica, error = %e, "a session to a replica ended"),
                 }
@@ -95,17 +96,31 @@ async fn greet(link: &Link, replica: NodeId, address: SocketAddr) -> io::Result<
     tokio::time::timeout(GREET_MAX, greeted).await?
 }
 
-/// One session; `Ok`: the role has ended.
-async fn converse(
-    stream: TlsStream<TcpStream>,
+async fn converse(stream: TlsStream<TcpStream>, image: Arc<Image>, ear: impl Ear) -> io::Result<()> {
+    session::start(stream, image, ear)?.ended().await
+}
+
+/// What the active hears of a replica.
+struct ActivesEar {
     replica: NodeId,
-    image: Arc<Image>,
-    queue: &SyncSender<active::Arrived>,
-) -> io::Result<()> {
-    let id = next_session();
-    let frames = queue.clone();
-    let (writer, life) = session(stream, image, move |frame, payload| {
-        let arrived = match frame {
+    session: u64,
+    entrance: Entrance<leading::Owner>,
+}
+
+impl ActivesEar {
+    fn bring(&self, arrived: active::Arrived) -> bool {
+        self.entrance.bring(arrived, leading::Owner::take).is_ok()
+    }
+}
+
+impl Ear for ActivesEar {
+    fn opened(&mut self, writer: Session) -> bool {
+        self.bring(active::Arrived::Connected { replica: self.replica, session: self.session, writer })
+    }
+
+    fn frame(&mut self, frame: Frame, payload: Bytes) -> bool {
+        let (replica, session) = (self.replica, self.session);
+        self.bring(match frame {
             Frame::Extent { extent, len, hole } => {
                 let zeros = || vec![0; len as usize].into();
                 active::Arrived::Fetched {
@@ -114,20 +129,42 @@ async fn converse(
                     payload: (len <= EXTENT_BYTES).then(|| if hole { zeros() } else { payload }),
                 }
             }
-            frame => active::Arrived::Event(Event::Frame { replica, session: id, frame }),
-        };
-        hand_over(&frames, arrived)
-    });
-    let connected = active::Arrived::Connected { replica, session: id, writer };
-    if !hand_over(queue, connected) {
-        return Ok(());
+            frame => active::Arrived::Event(Event::Frame { replica, session, frame }),
+        })
     }
-    let ended = life.await;
-    let closed = active::Arrived::Event(Event::Closed { replica, session: id });
-    if !hand_over(queue, closed) {
-        return Ok(());
+
+    fn closed(&mut self) {
+        // A role that has ended knows of no session.
+        let (replica, session) = (self.replica, self.session);
+        self.bring(active::Arrived::Event(Event::Closed { replica, session }));
     }
-    ended.and(Err(io::ErrorKind::ConnectionReset.into()))
+}
+
+/// What a replica hears of an active.
+struct ReplicasEar {
+    session: u64,
+    entrance: Entrance<following::Owner>,
+}
+
+impl ReplicasEar {
+    fn bring(&self, arrived: following::Arrived) -> bool {
+        self.entrance.bring(arrived, following::Owner::take).is_ok()
+    }
+}
+
+impl Ear for ReplicasEar {
+    fn opened(&mut self, writer: Session) -> bool {
+        self.bring(following::Arrived::Accepted { session: self.session, writer })
+    }
+
+    fn frame(&mut self, frame: Frame, payload: Bytes) -> bool {
+        self.bring(following::Arrived::Frame { session: self.session, frame, payload })
+    }
+
+    fn closed(&mut self) {
+        // A role that has ended knows of no session.
+        self.bring(following::Arrived::Event(FollowerEvent::Closed { session: self.session }));
+    }
 }
 
 /// Accepts a connection of a member that may be this volume's active, and serves it to its end.
@@ -136,7 +173,7 @@ pub async fn accept(
     stream: TcpStream,
     may: impl Fn(NodeId) -> bool,
     image: Arc<Image>,
-    queue: SyncSender<following::Arrived>,
+    entrance: Entrance<following::Owner>,
 ) -> io::Result<()> {
     tune(&stream)?;
     let greeted = TlsAcceptor::from(link.server.clone()).accept(stream);
@@ -145,23 +182,11 @@ pub async fn accept(
         return Err(stranger());
     }
     let shown = stream.get_ref().1.peer_certificates().map(|shown| shown.to_vec());
-    let id = next_session();
-    let frames = queue.clone();
-    let (writer, life) = session(stream, image, move |frame, payload| {
-        hand_over(&frames, following::Arrived::Frame { session: id, frame, payload })
-    });
-    let told = |arrived| hand_over(&queue, arrived);
-    if !told(following::Arrived::Accepted { session: id, writer }) {
-        return Ok(());
-    }
-    let ended = tokio::select! {
-        ended = life => ended,
+    let life = session::start(stream, image, ReplicasEar { session: next_session(), entrance })?;
+    tokio::select! {
+        ended = life.ended() => ended,
         () = link.refused(shown.as_deref()) => Err(stranger()),
-    };
-    if !told(following::Arrived::Event(FollowerEvent::Closed { session: id })) {
-        return Ok(());
     }
-    ended
 }
 
 impl Process {
@@ -230,17 +255,17 @@ impl Process {
                     continue;
                 }
             };
-            let (queue, image) = {
+            let (entrance, image) = {
                 let state = lock(&self.state);
                 let State { disk: Some((_, disk)), role: Role::Following(following), .. } = &*state else {
                     continue;
                 };
-                (following.queue(), disk.image().clone())
+                (following.entrance(), disk.image().clone())
             };
             let (this, link) = (self.clone(), self.options.link.clone());
             tokio::spawn(async move {
                 let may = |node| this.is_member(node);
-                if let Err(e) = accept(link, stream, may, image, queue).await {
+                if let Err(e) = accept(link, stream, may, image, entrance).await {
                     tracing::info!(error = %e, "a session of an active ended");
                 }
                 drop(place);

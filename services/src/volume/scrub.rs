@@ -1,7 +1,7 @@
 //! The search for bit rot in a volume process: what the protocol's machine wants of this radiator, and where how far
 //! it is is kept between two lives of the process.
 
-use super::active::{Arrived, tell};
+use super::active::{Arrived, bring};
 use super::control::Refused;
 use super::leading::Owner;
 use super::roles::{Process, Role, lock};
@@ -52,16 +52,17 @@ pub fn noted(path: &Path) -> Record {
 }
 
 impl Owner {
-    pub(super) fn begin_to_scrub(&mut self) {
+    /// From where a record says.
+    pub(super) fn begin_to_scrub(&mut self, record: Record) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (record, pace) = (self.disk.progress(), self.pace);
+        let pace = self.pace;
         self.handle([Event::Scrub { record, pace, wall_ms: since.as_millis() as u64 }]);
     }
 
     pub(super) fn read_extent(&self, extent: u64) {
-        let (queue, from) = (self.queue.clone(), self.node);
+        let (entrance, from) = (self.entrance.clone(), self.node);
         self.disk.read_extent(extent, move |read| {
-            tell(&queue, Arrived::Fetched { from, extent, payload: read.ok().map(Bytes::from) });
+            bring(&entrance, Arrived::Fetched { from, extent, payload: read.ok().map(Bytes::from) });
         });
     }
 

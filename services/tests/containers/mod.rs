@@ -13,6 +13,8 @@ use thermidor_services::docker::{
     BindMount, ContainerPlan, Engine, EngineConfig, EngineError, ImageSource, cgroup_of,
 };
 use thermidor_services::fence::Place;
+use thermidor_services::inside::Inside;
+use thermidor_services::probe::page;
 use tokio::net::{UnixListener, UnixStream};
 
 const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
@@ -75,6 +77,75 @@ async fn another_plan_makes_another_container_but_never_under_a_running_service(
     assert_eq!(stage.engine.prepare(&new).await, Readiness::Ready);
     let second = stage.engine.find(&notes).await.unwrap().unwrap();
     assert!(second.id != first.id && second.plan_hash == new.hash() && second.epoch == 0);
+}
+
+/// Tells of its routes (a head line and no more: it has none), then gives a page on loopback to whoever asks.
+const ALONE: &str = r#"wc -l < /proc/net/route > /data/routes; echo "up at last"
+exec perl -MIO::Socket::INET -e '
+  my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 8090, Listen => 5) or die;
+  while (my $c = $s->accept) {
+    while (my $line = <$c>) { last if $line =~ /^\r?\n$/ }
+    print $c "HTTP/1.0 200 OK\r\n\r\n"; close $c
+  }'"#;
+
+#[tokio::test]
+async fn a_service_on_trial_has_no_network_and_is_nobodys_instance_and_goes_after_its_daemon_was_killed() {
+    let Some(stage) = set("a_service_on_trial_has_no_network_and_is_nobodys_instance").await else { return };
+    let notes = name("notes");
+    stage.engine.prepare(&script("notes", FOREVER)).await;
+    let serving = stage.engine.start(&notes, 7).await.unwrap();
+    let data = stage.folder("restored");
+    let plan = ContainerPlan { mounts: vec![bind(&data, "/data")], ..script("notes", ALONE) };
+    let trial = stage.engine.start_trial(&plan).await.unwrap();
+    assert!(trial.running && trial.epoch == 0 && trial.id != serving.id, "{trial:?}");
+    assert_eq!(trial.address, None);
+
+    let inside = Inside::of(trial.pid.unwrap()).unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        let asked = async {
+            let stream = inside.connect(8090).await.map_err(|e| e.to_string())?;
+            page(stream, &"the trial", "/").await
+        };
+        match asked.await {
+            Ok(()) => break,
+            Err(why) => assert!(begun.elapsed() < PATIENCE, "it never answers: {why}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(std::fs::read_to_string(data.join("routes")).unwrap().trim(), "1", "no way to anywhere");
+    assert_eq!(stage.engine.trial_words(&notes, 3).await.unwrap(), ["up at last"]);
+    // Whoever looks for the home's services sees one instance, and it is the one that serves.
+    assert_eq!(stage.engine.list().await.unwrap(), std::slice::from_ref(&serving));
+
+    // The daemon that started it is gone; the next one knows nothing but the home's name.
+    let next = Engine::connect(stage.config.clone()).await.unwrap();
+    assert_eq!(next.remove_trials().await.unwrap(), 1);
+    assert_eq!(next.find_trial(&notes).await.unwrap(), None);
+    assert_eq!(next.remove_trials().await.unwrap(), 0);
+    assert_eq!(next.list().await.unwrap(), [serving]);
+}
+
+#[tokio::test]
+async fn a_trial_that_ends_at_once_is_seen_with_its_code_and_its_words() {
+    let Some(stage) = set("a_trial_that_ends_at_once_is_seen").await else { return };
+    let notes = name("notes");
+    let text = "echo first; echo 'no such folder' >&2; exit 3";
+    stage.engine.start_trial(&script("notes", text)).await.unwrap();
+    let begun = std::time::Instant::now();
+    let ended = loop {
+        let found = stage.engine.find_trial(&notes).await.unwrap().unwrap();
+        if !found.running {
+            break found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it never ends");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(ended.exit_code, Some(3));
+    let mut words = stage.engine.trial_words(&notes, 5).await.unwrap();
+    words.sort();
+    assert_eq!(words, ["first", "no such folder"]);
+    assert_eq!(stage.engine.list().await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ impl Drop for Stage {
         let swept = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                engine.remove_trials().await.unwrap();
                 for found in engine.list().await.unwrap() {
                     engine.remove(&found.service).await.unwrap();
                 }

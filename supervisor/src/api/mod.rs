@@ -125,14 +125,14 @@ pub enum Request {
     },
     /// How the backups stand: [`backups::BackupList`].
     Backups,
-    /// Backs up now, or reads back what was: [`backups::Ordered`].
+    /// Backs up now, reads back what was, or tries a restore of it: [`backups::Ordered`].
     RunBackup {
         /// What; `None`: everything that is declared.
         subject: Option<Subject>,
         /// To whom; `None`: to all of its friends.
         to: Option<HomeName>,
-        /// Only reads back a part of the last backup.
-        prove: bool,
+        /// What is to be done.
+        task: backups::BackupTask,
     },
     /// Compares a volume's replicas now: the number of the pass.
     CheckVolume {

@@ -149,7 +149,7 @@ pub fn status_text(home: &Home) -> String {
     if !home.volumes.is_empty() {
         parts.push(volume_table(&home.volumes));
     }
-    let backups = home.backups.iter().filter(|b| !b.late).map(|b| format!("backup: {}", b.text));
+    let backups = home.backups.iter().filter(|b| !b.is_loud()).map(|b| format!("backup: {}", b.text));
     let restores = home.restores.iter().map(recovery::restore_words);
     let kept: Vec<String> = backups.chain(restores).chain(home.kit.as_ref().map(super::kit::words)).collect();
     if !kept.is_empty() {

@@ -19,6 +19,19 @@ impl Context {
         settings: &MailSpec,
         folder: &std::path::Path,
     ) -> anyhow::Result<()> {
+        if mail::write_config(folder, &self.mail_config(state, name, settings)?)? {
+            info!(service = %name, "its accounts or certificate were written anew");
+        }
+        Ok(())
+    }
+
+    /// What the container is told.
+    pub(super) fn mail_config(
+        &self,
+        state: &State,
+        name: &ServiceName,
+        settings: &MailSpec,
+    ) -> anyhow::Result<mail::MailConfig> {
         let mut accounts = BTreeMap::new();
         for (account, declared) in &settings.accounts {
             let secret = &declared.password;
@@ -44,7 +57,7 @@ impl Context {
                 (given.chain_pem.clone(), key)
             }
         };
-        let config = mail::MailConfig {
+        Ok(mail::MailConfig {
             domain: settings.domain.clone(),
             hostname: settings.hostname.clone(),
             message_max_bytes: settings.message_max_bytes,
@@ -52,11 +65,15 @@ impl Context {
             probe_hash,
             certificate_pem,
             key_pem,
-        };
-        if mail::write_config(folder, &config)? {
-            info!(service = %name, "its accounts or certificate were written anew");
+        })
+    }
+
+    /// Whose signature a mail server's certificate must carry, PEM.
+    pub(super) fn mail_authority(state: &State, settings: &MailSpec) -> String {
+        match &settings.certificate {
+            Some(given) => given.chain_pem.clone(),
+            None => state.authority_pem.clone(),
         }
-        Ok(())
     }
 
     /// The probe's password: drawn from the home key, so every radiator knows it and none stores it.

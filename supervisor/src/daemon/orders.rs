@@ -54,7 +54,9 @@ impl Context {
             Request::Friends { look } => self.friends(look).await,
             Request::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses).await,
             Request::Backups => self.backups(&state).await,
-            Request::RunBackup { subject, to, prove } => self.order_backup(&state, subject, to, prove).await,
+            Request::RunBackup { subject, to, task } => {
+                self.order_backup(&state, subject, to, task.into()).await
+            }
             Request::CheckVolume { volume } => self.check_volume(&volume).await,
             Request::Put { value } => self.order(Command::Put { value: value.into_bytes() }).await,
             Request::Trim { volume } => self.trim(&state, &volume).await,

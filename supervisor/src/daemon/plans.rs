@@ -4,7 +4,7 @@ use super::Context;
 use super::friends::run_folder;
 use anyhow::Context as _;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use thermidor_model::spec::{RecipeSpec, SecretName, ServiceSpec};
 use thermidor_model::state::State;
@@ -62,11 +62,23 @@ impl Context {
             }
             _ => {}
         }
+        self.plan_on(state, name, spec, &volumes, [&config, &run])
+    }
+
+    /// What the container is to be on these volumes, with these folders of its files and of its sockets.
+    pub(super) fn plan_on(
+        &self,
+        state: &State,
+        name: &ServiceName,
+        spec: &ServiceSpec,
+        volumes: &BTreeMap<VolumeName, VolumePlace>,
+        [config, run]: [&Path; 2],
+    ) -> anyhow::Result<ContainerPlan> {
         let program = this_program()?;
         let ground = Ground {
-            volumes: &volumes,
-            config: &config,
-            run: &run,
+            volumes,
+            config,
+            run,
             program: &program,
             secret: &|secret| self.secret(state, secret),
             context: &|hash| state.contexts.get(hash).map(|b| bytes::Bytes::copy_from_slice(b)),

@@ -223,10 +223,7 @@ impl Context {
             submission: door(465)?,
             imap: door(993)?,
             server_name: settings.hostname.clone(),
-            authority_pem: match &settings.certificate {
-                Some(given) => given.chain_pem.clone(),
-                None => state.authority_pem.clone(),
-            },
+            authority_pem: Self::mail_authority(state, settings),
             user: PROBE_ACCOUNT.into(),
             address: format!("{PROBE_ACCOUNT}@{}", settings.domain),
             password: self.probe_password(service)?,

@@ -262,13 +262,28 @@ impl Home {
         self.type_on(radiator, &["friend", "confirm", guests_home, "--yes"]).map(drop)
     }
 
-    /// Waits until a radiator's first friend lets it in: a vault reads its friends anew once a second.
+    /// Waits until a radiator's only friend lets it in: a vault reads its friends anew once a second.
     pub fn reaches_its_friend(&self, limit_s: u64, radiator: &str) -> Result<()> {
+        self.reaches_whom(limit_s, radiator, |_| true)
+    }
+
+    /// Waits until one of a radiator's friends lets it in.
+    pub fn reaches(&self, limit_s: u64, radiator: &str, friend: &str) -> Result<()> {
+        self.reaches_whom(limit_s, radiator, |line| line["home"] == friend)
+    }
+
+    fn reaches_whom(
+        &self,
+        limit_s: u64,
+        radiator: &str,
+        is_meant: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<()> {
         until(Duration::from_secs(limit_s), "the friend to let us in", || {
             std::thread::sleep(Duration::from_millis(300));
             let said = self.lab.radiator(radiator)?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
             let list: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-            Ok((list["items"][0]["reachable"] == true).then_some(()))
+            let mut lines = list["items"].as_array().into_iter().flatten();
+            Ok(lines.any(|line| is_meant(line) && line["reachable"] == true).then_some(()))
         })?;
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use thermidor_model::SnapshotName;
 use tokio::sync::MutexGuard;
 
-/// How long a replica waits for the flush that covers a snapshot: a file system flushes every five seconds.
+/// How long a replica waits for the flush that covers a snapshot: the active sees to one every two seconds.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(7);
 const POLL: Duration = Duration::from_millis(10);
 /// How often snapshots are looked after.

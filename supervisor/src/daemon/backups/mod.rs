@@ -1,6 +1,7 @@
 //! Backups to friends: each service by the radiator that is least in its way, the home itself by whoever leads. What is
 //! due is decided in the crate `backup` over the records that the home keeps; here it is carried out.
 
+mod drill;
 mod orders;
 mod stage;
 mod work;
@@ -43,9 +44,16 @@ pub struct Desk {
 
 #[derive(Default)]
 struct Inner {
-    running: BTreeMap<Pair, watch::Receiver<Progress>>,
+    running: BTreeMap<Pair, Running>,
     ordered: BTreeMap<Pair, Task>,
     ended: BTreeMap<Pair, Ended>,
+    /// Nothing is left of restores that were tried.
+    swept: bool,
+}
+
+struct Running {
+    task: Task,
+    progress: watch::Receiver<Progress>,
 }
 
 /// How the last task of a pair ended here: when, Unix ms, and why it failed.
@@ -76,6 +84,7 @@ pub async fn run(context: Context) {
     let awake = unix_ms();
     let mut jobs = JoinSet::new();
     loop {
+        drill::sweep_once(&context).await;
         while jobs.try_join_next().is_some() {}
         let state = context.node.state().borrow().clone();
         let leader = context.node.leadership().borrow().leader;
@@ -112,40 +121,66 @@ impl Context {
         wishes.retain(|wish| backs_up(state, &wish.subject, leader) == Some(me));
         let (running, ordered) = {
             let inner = self.backups.lock();
-            let running: BTreeSet<Pair> = inner.running.keys().cloned().collect();
+            let running: BTreeMap<Pair, Task> =
+                inner.running.iter().map(|(pair, running)| (pair.clone(), running.task)).collect();
             // An order stays until it is begun.
             (running, inner.ordered.clone())
         };
         let now = unix_ms();
-        let records = records(state);
-        let mut due: Vec<Decision> = decide(&wishes, &records, &running, awake, now, &TimeZone::system())
-            .into_iter()
-            .filter(|decision| decision.at <= now)
-            .collect();
-        for ((subject, friend), task) in ordered {
-            due.retain(|d| d.subject != subject || d.friend != friend);
-            due.insert(0, Decision { subject, friend, task, at: now, why: "somebody asked for it".into() });
-        }
+        let (records, pairs) = (records(state), running.keys().cloned().collect());
+        let due = decide(&wishes, &records, &pairs, awake, now, &TimeZone::system());
+        let mut due: Vec<Decision> = due.into_iter().filter(|decision| decision.at <= now).collect();
+        put_first(&mut due, ordered, &running, now);
         // What is not whole is no backup: it would be the newest, and be taken for what is to be restored.
         due.retain(|d| !matches!(&d.subject, Subject::Service(service) if state.is_being_restored(service)));
-        let busy: BTreeSet<&Subject> = running.iter().map(|(subject, _)| subject).collect();
-        let mut grouped: Vec<(Subject, Task, BTreeSet<HomeName>)> = Vec::new();
-        for decision in due.iter().filter(|d| !busy.contains(&d.subject)) {
-            match grouped.iter_mut().find(|(subject, _, _)| *subject == decision.subject) {
-                Some((_, task, friends)) if *task == decision.task => {
-                    friends.insert(decision.friend.clone());
-                }
-                // Another task of this subject has its turn afterwards.
-                Some(_) => {}
-                None => {
-                    tracing::info!(subject = %decision.subject, task = ?decision.task, "{}", decision.why);
-                    let friends = [decision.friend.clone()].into();
-                    grouped.push((decision.subject.clone(), decision.task, friends));
-                }
+        grouped(due, &running)
+    }
+}
+
+/// What was ordered goes before all else.
+fn put_first(
+    due: &mut Vec<Decision>,
+    ordered: BTreeMap<Pair, Task>,
+    running: &BTreeMap<Pair, Task>,
+    now: u64,
+) {
+    for ((subject, friend), task) in ordered {
+        // A restore that has to wait for another holds up no backup meanwhile.
+        if task == Task::Drill && is_drilling(running) {
+            continue;
+        }
+        due.retain(|d| d.subject != subject || d.friend != friend);
+        due.insert(0, Decision { subject, friend, task, at: now, why: "somebody asked for it".into() });
+    }
+}
+
+fn is_drilling(running: &BTreeMap<Pair, Task>) -> bool {
+    running.values().any(|task| *task == Task::Drill)
+}
+
+/// What is begun of what is due: a subject's friends together, but restores are tried one at a time on a radiator, for
+/// each takes the room and the memory of a whole service.
+fn grouped(due: Vec<Decision>, running: &BTreeMap<Pair, Task>) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
+    let busy: BTreeSet<&Subject> = running.keys().map(|(subject, _)| subject).collect();
+    let mut is_drilling = is_drilling(running);
+    let mut grouped: Vec<(Subject, Task, BTreeSet<HomeName>)> = Vec::new();
+    for decision in due.into_iter().filter(|d| !busy.contains(&d.subject)) {
+        if decision.task == Task::Drill && std::mem::replace(&mut is_drilling, true) {
+            continue;
+        }
+        match grouped.iter_mut().find(|(subject, _, _)| *subject == decision.subject) {
+            Some((_, task, friends)) if *task == decision.task => {
+                friends.insert(decision.friend);
+            }
+            // Another task of this subject has its turn afterwards.
+            Some(_) => {}
+            None => {
+                tracing::info!(subject = %decision.subject, task = ?decision.task, "{}", decision.why);
+                grouped.push((decision.subject, decision.task, [decision.friend].into()));
             }
         }
-        grouped
     }
+    grouped
 }
 
 /// What is known, by pair.
@@ -259,6 +294,7 @@ fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thermidor_model::backup::Passes;
     use thermidor_model::friends::{Friend, FriendIdentity, PublicKey};
     use thermidor_model::state::Off;
     use thermidor_model::testing::{box_volume, mail, serving_home};
@@ -329,6 +365,26 @@ mod tests {
         assert!(warnings.iter().any(|w| w.contains("no backup has been proved yet")), "{warnings:?}");
         state.friends.get_mut(&home("alice")).unwrap().confirmed_ms = None;
         assert_eq!(wishes(&state), []);
+    }
+
+    #[test]
+    fn a_friend_that_needs_a_person_is_a_warning_though_the_backup_there_is_in_time() {
+        let mut state = state();
+        let now = unix_ms();
+        let record = |passes| {
+            let failure =
+                thermidor_model::backup::Failure::next(None, now, passes, "it has lost something".into());
+            Record { made: Some(now), proven: Some(now), failure: Some(failure), ..Record::default() }
+        };
+        let mut warned = |passes| {
+            let known = [(home("alice"), record(passes))].into();
+            state.backups.insert(Subject::Service(mail()), known);
+            let (standings, warnings) = standings(&state);
+            assert!(!standings[0].late, "{standings:?}");
+            warnings.iter().any(|w| w.contains("alice has failed") && w.contains("it has lost something"))
+        };
+        assert!(warned(Passes::ByAPerson));
+        assert!(!warned(Passes::ByItself), "one that is away comes back");
     }
 
     #[test]

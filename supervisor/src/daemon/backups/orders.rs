@@ -26,8 +26,15 @@ const ASK_MAX: Duration = Duration::from_secs(3);
 enum Asked {
     /// What it is doing.
     Running,
-    /// To back that up soon, or only to read back a part of what was.
-    Do { subject: Subject, friend: HomeName, prove: bool },
+    /// To back that up soon, or only to read back a part of what was, or to try a restore of it. A program that knows no
+    /// order for the last reads a part back.
+    Do {
+        subject: Subject,
+        friend: HomeName,
+        prove: bool,
+        #[serde(default)]
+        drill: bool,
+    },
 }
 
 /// What one radiator answers.
@@ -46,11 +53,16 @@ pub async fn answer(context: Context, body: Bytes) -> Result<Bytes, String> {
     let asked: Asked = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
     let doing = {
         let mut inner = context.backups.lock();
-        if let Asked::Do { subject, friend, prove } = asked {
-            inner.ordered.insert((subject, friend), if prove { Task::Prove } else { Task::Backup });
+        if let Asked::Do { subject, friend, prove, drill } = asked {
+            let task = match (drill, prove) {
+                (true, _) => Task::Drill,
+                (false, true) => Task::Prove,
+                (false, false) => Task::Backup,
+            };
+            inner.ordered.insert((subject, friend), task);
         }
-        let running = inner.running.iter().map(|((subject, friend), progress)| {
-            let Progress { bytes_done, total_bytes, .. } = *progress.borrow();
+        let running = inner.running.iter().map(|((subject, friend), running)| {
+            let Progress { bytes_done, total_bytes, .. } = *running.progress.borrow();
             (subject.clone(), friend.clone(), bytes_done, total_bytes)
         });
         let waiting = inner.ordered.keys().map(|(subject, friend)| (subject.clone(), friend.clone(), 0, 0));
@@ -95,13 +107,13 @@ impl Context {
         value(&list)
     }
 
-    /// Has backups made, or read back, now: an [`Ordered`].
+    /// Has backups made, or read back, or a restore of them tried, now: an [`Ordered`].
     pub(in crate::daemon) async fn order_backup(
         &self,
         state: &State,
         subject: Option<Subject>,
         to: Option<HomeName>,
-        prove: bool,
+        task: Task,
     ) -> Result<Value, Refused> {
         if let Some(outlived) = state.stands_down() {
             let home = state.home.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -117,7 +129,8 @@ impl Context {
                     "no radiator holds {subject} in sync: see `thermidor explain {subject}`"
                 ))
             })?;
-            let asked = Asked::Do { subject: subject.clone(), friend: friend.clone(), prove };
+            let (prove, drill) = (task != Task::Backup, task == Task::Drill);
+            let asked = Asked::Do { subject: subject.clone(), friend: friend.clone(), prove, drill };
             let doing = self
                 .ask_backups(node, &asked)
                 .await
@@ -193,7 +206,7 @@ pub fn standings(state: &State) -> (Vec<BackupStanding>, Vec<String>) {
     let (known, now) = (records(state), unix_ms());
     let standings: Vec<_> = wishes(state).iter().map(|wish| BackupStanding::of(wish, &known, now)).collect();
     let mut warnings: Vec<String> =
-        standings.iter().filter(|s| s.late).map(|s| format!("backup: {}", s.text)).collect();
+        standings.iter().filter(|s| s.is_loud()).map(|s| format!("backup: {}", s.text)).collect();
     for (service, spec) in declared(state) {
         for friend in &spec.to {
             match state.friends.get(friend) {

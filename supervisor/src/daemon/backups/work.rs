@@ -2,19 +2,19 @@
 //! fails holds no other up.
 
 use super::stage::Stage;
+use super::{Running, drill};
 use crate::clock::unix_ms;
 use crate::daemon::{Context, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use thermidor_backup::home_itself::make_private;
 use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{DialError, Failed};
 use thermidor_backup::restic::{Keep, Progress, Restic};
-use thermidor_backup::round::{Drilled, Round};
+use thermidor_backup::round::Round;
 use thermidor_backup::schedule::Task;
 use thermidor_model::backup::{Failure, Passes, Record, Subject};
 use thermidor_model::name::HomeName;
-use thermidor_model::state::{State, Weight};
+use thermidor_model::state::State;
 use thermidor_model::{Command, Outcome};
 use tokio::sync::watch;
 
@@ -53,7 +53,7 @@ impl Work {
         for (friend, progress) in &friends {
             let pair = (subject.clone(), friend.clone());
             inner.ordered.remove(&pair);
-            inner.running.insert(pair, progress.subscribe());
+            inner.running.insert(pair, Running { task, progress: progress.subscribe() });
         }
         drop(inner);
         Self { subject, task, friends, desk }
@@ -102,28 +102,8 @@ impl Work {
         Ok((kit, restic, stage))
     }
 
-    async fn drill(&self, context: &Context, round: &Round<'_>, friend: &HomeName, was: &Record) -> Record {
-        let place =
-            context.paths.data.join("backup").join("drill").join(format!("{}-{friend}", self.subject));
-        if let Err(e) = make_private(&place) {
-            return failed(was, Passes::ByAPerson, format!("{}: {e}", place.display()));
-        }
-        let (record, drilled) = round.drill(&place, was, unix_ms).await;
-        if let Err(e) = std::fs::remove_dir_all(&place) {
-            tracing::warn!("what was restored to be looked at is still there: {}: {e}", place.display());
-        }
-        if let Some(drilled) = drilled {
-            let text = format!("a restore of {} from {friend} was tried: {}", self.subject, found(&drilled));
-            let tell = Command::Tell { weight: Weight::Note, key: format!("drill/{}", self.subject), text };
-            if let Err(e) = context.node.propose(tell, within(NOTE_MAX)).await {
-                tracing::warn!("that a restore was tried is not told: {e}");
-            }
-        }
-        record
-    }
-
     async fn note(&self, context: &Context, friend: &HomeName, was: &Record, record: Record) {
-        let ended = (unix_ms(), record.failure.as_ref().map(|failure| failure.why.clone()));
+        let ended = (unix_ms(), came_to(self.task, was, &record).map(|failure| failure.why.clone()));
         self.desk.lock().ended.insert((self.subject.clone(), friend.clone()), ended);
         if record == *was {
             return;
@@ -166,7 +146,7 @@ impl With<'_> {
         let (subject, task) = (&self.work.subject, self.work.task);
         let was = self.work.known(self.state, friend);
         let record = self.at(friend, &was, progress).await;
-        match &record.failure {
+        match came_to(task, &was, &record) {
             None => tracing::info!(%subject, %friend, ?task, "done"),
             Some(failure) => tracing::warn!(%subject, %friend, ?task, "{}", failure.why),
         }
@@ -211,7 +191,9 @@ impl With<'_> {
                 }
                 record
             }
-            None if work.task == Task::Drill => work.drill(context, &round, friend, was).await,
+            None if work.task == Task::Drill => {
+                return drill::run(context, state, &round, &door, was).await;
+            }
             None if work.task == Task::Ask => round.ask(was, unix_ms).await,
             None => round.prove(was, unix_ms).await,
         };
@@ -240,10 +222,13 @@ fn failed(was: &Record, passes: Passes, why: String) -> Record {
     Record { failure: Some(failure), ..was.clone() }
 }
 
-fn found(drilled: &Drilled) -> String {
-    let Drilled { files, bytes, messages } = drilled;
-    let messages = if *messages > 0 { format!(", {messages} messages among them") } else { String::new() };
-    format!("{files} files, {} MiB{messages}, each compared", bytes >> 20)
+/// Why a task failed, if it did. A restore that was tried says so beside the backups; whoever was not reached at all
+/// is a trouble of both.
+fn came_to<'a>(task: Task, was: &Record, record: &'a Record) -> Option<&'a Failure> {
+    match task {
+        Task::Drill if record.failure == was.failure => record.drill.as_ref()?.failure.as_ref(),
+        _ => record.failure.as_ref(),
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +236,18 @@ mod tests {
     use super::*;
     use std::io;
     use std::time::Duration;
+
+    #[test]
+    fn an_old_failure_of_a_backup_is_none_of_a_restore_that_was_tried() {
+        let was = failed(&Record::default(), Passes::ByAPerson, "the vault is full".into());
+        let well = was.after_drill(Default::default(), None, 1);
+        assert_eq!(came_to(Task::Drill, &was, &well), None);
+        assert_eq!(came_to(Task::Backup, &was, &well).unwrap().why, "the vault is full");
+        let short = was.after_drill(Default::default(), Some((Passes::ByAPerson, "3 of 57".into())), 1);
+        assert_eq!(came_to(Task::Drill, &was, &short).unwrap().why, "3 of 57");
+        let away = failed(&was, Passes::ByItself, "nobody answers".into());
+        assert_eq!(came_to(Task::Drill, &was, &away).unwrap().why, "nobody answers");
+    }
 
     #[test]
     fn a_friend_that_is_away_is_waited_for_and_one_that_says_no_is_a_persons_matter() {

@@ -3,7 +3,8 @@
 use crate::daemon::Context;
 use crate::daemon::way::Door;
 use anyhow::{Context as _, bail};
-use thermidor_backup::restic::{Repository, Restic, Restore, Settings, Snapshot};
+use thermidor_backup::restic::{Repository, Restic, ResticError, Restore, Settings, Snapshot};
+use thermidor_backup::schedule::{Passes, passes};
 use thermidor_backup::vault::Folder;
 use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::restore::RestoreWish;
@@ -84,7 +85,7 @@ impl Context {
         std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
         let restic = Restic::find(Settings::new(cache)).await?;
         let snapshots = restic.snapshots(&repository).await;
-        let snapshots = snapshots.map_err(|e| door.trouble().map_or_else(|| e.into(), anyhow::Error::msg))?;
+        let snapshots = snapshots.map_err(|e| blame(&door, e))?;
         let snapshot = choose(snapshots, wish.snapshot.as_deref(), before);
         let snapshot = snapshot.with_context(|| match &wish.snapshot {
             Some(id) => format!("keeps no snapshot {id} of {service}: `thermidor backup ls` lists them"),
@@ -109,7 +110,7 @@ impl Offer {
     /// How much is at a path of the snapshot.
     pub async fn measure(&self, path: &str) -> anyhow::Result<thermidor_backup::restic::Measured> {
         let measured = self.restic.measure(&self.repository, &self.snapshot.id, Some(path)).await;
-        measured.map_err(|e| self.blame(e))
+        measured.map_err(|e| blame(&self.door, e))
     }
 
     /// Brings a path of the snapshot into a folder, and compares what was written.
@@ -120,12 +121,15 @@ impl Offer {
             only: Some(path.to_owned()),
             verify: true,
         };
-        self.restic.restore(&self.repository, &restore).await.map_err(|e| self.blame(e))
+        self.restic.restore(&self.repository, &restore).await.map_err(|e| blame(&self.door, e))
     }
+}
 
-    fn blame(&self, error: thermidor_backup::restic::ResticError) -> anyhow::Error {
-        self.door.trouble().map_or_else(|| error.into(), anyhow::Error::msg)
-    }
+/// What restic calls unreachable, in the words of whoever was dialled. A connection that broke has nothing to do with a
+/// disk that is full.
+fn blame(door: &Door, error: ResticError) -> anyhow::Error {
+    let trouble = if passes(&error) == Passes::ByItself { door.trouble() } else { None };
+    trouble.map_or_else(|| error.into(), anyhow::Error::msg)
 }
 
 #[cfg(test)]

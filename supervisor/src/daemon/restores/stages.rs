@@ -4,7 +4,7 @@ use crate::daemon::Context;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use thermidor_backup::restic::Measured;
+use thermidor_backup::restic::{Measured, ResticError};
 use thermidor_backup::restore;
 use thermidor_model::reconcile::Device;
 use thermidor_model::restore::{Restore, RestoreStage};
@@ -23,6 +23,31 @@ impl Place {
     /// Where its files lie in a snapshot, and below a staging folder.
     fn in_snapshot(&self) -> PathBuf {
         Path::new("volumes").join(self.volume.as_str())
+    }
+}
+
+/// Why a volume's files were not brought. One that became full meanwhile is the service's again at once, which needs the
+/// room too.
+async fn not_brought(place: &Place, error: anyhow::Error) -> anyhow::Error {
+    let (volume, root) = (&place.volume, place.root.clone());
+    if !matches!(error.downcast_ref(), Some(ResticError::DiskFull)) {
+        return error.context(volume.to_string());
+    }
+    let made_room = tokio::task::spawn_blocking(move || {
+        let is_full = restore::enough(&Measured::default(), restore::free_in(&root)?).is_err();
+        // Another disk of this radiator is full: that one holds restic's cache.
+        if is_full {
+            restore::new_staging(&root)?;
+        }
+        Ok(is_full)
+    });
+    match made_room.await.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+        Ok(true) => anyhow::anyhow!(
+            "{volume} became full while files were brought: they are removed again, and nothing of it was changed. Raise \
+             its `size` in home.yaml, or restore elsewhere with --to"
+        ),
+        Ok(false) => error.context(volume.to_string()),
+        Err(e) => error.context(format!("{volume}, where what was brought can't be removed either ({e})")),
     }
 }
 
@@ -119,7 +144,9 @@ impl Context {
         anyhow::ensure!(!brought.is_empty(), "{} holds nothing of what is asked for", offer.snapshot.id);
         for place in &brought {
             let staging = place.root.join(restore::STAGING);
-            offer.bring(&source(place), &staging).await.with_context(|| place.volume.to_string())?;
+            if let Err(e) = offer.bring(&source(place), &staging).await {
+                return Err(not_brought(place, e).await);
+            }
         }
         Ok(())
     }
@@ -164,5 +191,42 @@ impl Context {
             cleaned.with_context(|| format!("the volume {}", place.volume))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// What became of a volume's half brought files when restic said so, and the words.
+    async fn after(root: &Path, error: ResticError) -> (bool, String) {
+        let half = root.join(restore::STAGING).join("half");
+        std::fs::create_dir_all(half.parent().unwrap()).unwrap();
+        std::fs::write(&half, "half").unwrap();
+        let place = Place { volume: "box".parse().unwrap(), root: root.to_owned() };
+        let words = format!("{:#}", not_brought(&place, error.into()).await);
+        (half.exists(), words)
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_became_full_has_its_room_back_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stays, words) = after(dir.path(), ResticError::DiskFull).await;
+        assert!(stays && words == "box: this radiator's disk is full", "{words}");
+        let (stays, words) = after(dir.path(), ResticError::NoSnapshot).await;
+        assert!(stays && words.starts_with("box: "), "{words}");
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED in part: mounting a small file system takes root");
+            return;
+        }
+        let root = dir.path().join("mnt");
+        std::fs::create_dir(&root).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "none"]).arg(&root).status().unwrap();
+        assert!(mounted.success());
+        let (stays, words) = after(&root, ResticError::DiskFull).await;
+        assert!(Command::new("umount").arg("-l").arg(&root).status().unwrap().success());
+        assert!(!stays && words.contains("box became full") && words.contains("`size`"), "{words}");
     }
 }

@@ -1,5 +1,5 @@
-//! The second half: a friend keeps the home's backups, every machine of the home is lost, and a bare one becomes the home
-//! again from 24 words.
+//! The second half: two friends keep the home's backups, one of them comes back with an old state, every machine of the
+//! home is lost, and a bare one becomes the home again from 24 words.
 
 use super::acts::{Demo, RADIATORS, SERVICE, ms, title};
 use crate::api::backups::BackupLine;
@@ -10,9 +10,12 @@ use serde::Deserialize;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// The friend's home and its radiator.
-const FRIEND: &str = "alpes";
+/// The friends' homes, and the radiator of each.
+pub(super) const ALPES: &str = "alpes";
 const CHALET: &str = "chalet";
+pub(super) const PLAINE: &str = "plaine";
+pub(super) const FERME: &str = "ferme";
+const FRIENDS: [(&str, &str); 2] = [(ALPES, CHALET), (PLAINE, FERME)];
 /// The machine that is bought after the fire.
 const BARE: &str = "neuf";
 /// The same line stands in the subjects of what the first act delivered.
@@ -29,23 +32,32 @@ impl Demo {
         let seat = self.home.seat().to_owned();
         self.pair(&seat)?;
         self.back_up(&seat)?;
+        self.copy_what_plaine_keeps()?;
         self.search_the_friends_disk()?;
+        self.come_back_with_an_old_state(&seat)?;
         let words = self.print_the_kit(&seat)?;
         self.burn_down()?;
         self.recover(&words)
     }
 
     fn pair(&mut self, seat: &str) -> Result<()> {
-        title("Another household lends space: two homes become friends by a code and four words");
-        self.home.lab.add(CHALET)?.engine_ready()?;
-        let address = self.home.lab.radiator(CHALET)?.address().to_string();
-        self.home.found(FRIEND, CHALET, &friends_yaml(&address), "vault")?;
-        self.home.sit_at(seat);
-        self.home.befriend(CHALET, seat, "maison")?;
-        let reached = self.home.reaches_its_friend(30, seat);
+        title("Two other households lend space: homes become friends by a code and four words");
+        // The engines of both start side by side.
+        for (_, radiator) in FRIENDS {
+            self.home.lab.add(radiator)?;
+        }
+        let mut reached = true;
+        for (friend, radiator) in FRIENDS {
+            self.home.lab.radiator(radiator)?.engine_ready()?;
+            let address = self.home.lab.radiator(radiator)?.address().to_string();
+            self.home.found(friend, radiator, &friends_yaml(friend, radiator, &address), "vault")?;
+            self.home.sit_at(seat);
+            self.home.befriend(radiator, seat, "maison")?;
+            reached &= self.home.reaches(30, seat, friend).is_ok();
+        }
         self.home.type_here(&["friend", "ls"])?;
-        let text = "two homes that never met are friends, each known to the other by its key";
-        self.ledger.claim(text, reached.is_ok(), "");
+        let text = "homes that never met are friends, each known to the other by its key";
+        self.ledger.claim(text, reached, "");
         Ok(())
     }
 
@@ -63,11 +75,13 @@ impl Demo {
                 let said = self.home.lab.radiator(seat)?.thermidor(&["backup", "ls", "-o", "json"], 30)?;
                 last = serde_json::from_slice::<Backups>(&said.stdout).map(|b| b.items).unwrap_or_default();
                 let is_proved = |l: &BackupLine| l.proved_ms.is_some_and(|at| at >= begun);
-                let both =
-                    [SERVICE, "home-itself"].map(|s| last.iter().any(|l| l.subject == s && is_proved(l)));
-                Ok((both == [true, true]).then_some(()))
+                let is_at = |subject: &str, friend: &str| {
+                    last.iter().any(|l| l.subject == subject && l.friend == friend && is_proved(l))
+                };
+                let all = FRIENDS.iter().all(|(f, _)| [SERVICE, "home-itself"].iter().all(|s| is_at(s, f)));
+                Ok(all.then_some(()))
             });
-        self.ledger.time("from the wish to mail and home backed up at the friend's, and proved", ms(began));
+        self.ledger.time("from the wish to mail and home backed up at both friends', and proved", ms(began));
         self.home.type_here(&["backup", "ls"])?;
         let seen: Vec<String> = last.iter().filter_map(|l| l.failure.clone()).collect();
         let claim = "mail and the home itself are backed up by themselves, a part of each read back";
@@ -102,7 +116,9 @@ impl Demo {
     fn burn_down(&mut self) -> Result<()> {
         title("The house burns down: every machine of the home is lost with its disk");
         let mut lost = Vec::new();
-        for radiator in self.home.lab.radiators().iter().filter(|r| r.name() != CHALET) {
+        for radiator in
+            self.home.lab.radiators().iter().filter(|r| FRIENDS.iter().all(|(_, f)| r.name() != *f))
+        {
             radiator.power_off()?;
             let data = radiator.dir().join("data");
             if data.exists() {
@@ -116,18 +132,21 @@ impl Demo {
     }
 
     fn recover(&mut self, words: &str) -> Result<()> {
-        title("A bare machine, 24 words and the friend's address");
+        title("A bare machine, 24 words and the friends' addresses");
         self.home.lab.add(BARE)?.engine_ready()?;
         let machine = self.home.lab.radiator(BARE)?;
         let page = machine.dir().join("page").display().to_string();
         fs::write(&page, format!("{words}\n")).context("the page")?;
-        let chalet = self.home.lab.radiator(CHALET)?.address().to_string();
+        let [chalet, ferme] = [CHALET, FERME].map(|name| self.home.lab.radiator(name).map(|r| r.address()));
+        let (chalet, ferme) = (chalet?.to_string(), ferme?.to_string());
         let (listen, name) = (self.home.listener(BARE)?, RADIATORS[0]);
         let began = Instant::now();
         let args = [
             "recover",
             "--kit",
             &page,
+            "--friend",
+            &ferme,
             "--friend",
             &chalet,
             "--radiator",
@@ -138,6 +157,8 @@ impl Demo {
         ];
         let told = self.home.type_on(BARE, &args)?;
         ensure!(told.contains("is recovered from"), "{told}");
+        let claim = "of two friends' backups the newest is taken, not the old state";
+        self.ledger.claim(claim, told.contains(&format!("is recovered from {ALPES}")), "");
         self.home.start_units(BARE, true)?;
         self.home.sit_at(BARE);
         self.home.wait(180, "mail to run again", |s| s.runs_on(SERVICE).is_some())?;
@@ -152,11 +173,11 @@ impl Demo {
 
 /// In place of mail's line of volumes.
 const BACKED_UP: &str =
-    "    volumes: [ \"mail:/srv/mail\" ]\n    backup: { every: 1m, to: [alpes], drill: never }\n";
+    "    volumes: [ \"mail:/srv/mail\" ]\n    backup: { every: 1m, to: [alpes, plaine], drill: never }\n";
 
-fn friends_yaml(address: &str) -> String {
+fn friends_yaml(friend: &str, radiator: &str, address: &str) -> String {
     format!(
-        "home: {FRIEND}\nradiators: {{ {CHALET}: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    \
+        "home: {friend}\nradiators: {{ {radiator}: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    \
          recipe: vault\n    settings: {{ addresses: [\"{address}\"], lend: 500m }}\n    \
          volumes: [ \"vault:/srv/vault\" ]\nvolumes: {{ vault: {{ size: 1g }} }}\n"
     )

@@ -4,6 +4,7 @@
 mod acts;
 mod friends;
 pub mod ledger;
+mod old_state;
 
 use crate::demo::home::Home;
 use crate::demo::lab::{Lab, Options, registry};

@@ -28,7 +28,7 @@ pub fn write(dir: &Path, bytes: u64) -> Result<u64> {
 }
 
 /// Nine of ten are some KB of text, one carries an attachment.
-fn message(number: u64, drawn: &mut StdRng) -> Vec<u8> {
+pub fn message(number: u64, drawn: &mut StdRng) -> Vec<u8> {
     let mut text = format!("Message-ID: <{number}@bench.example>\nSubject: {number}\n\n");
     let (lines, wide) = if drawn.random_ratio(1, 10) {
         (drawn.random_range(500..8000), 57)

@@ -1,8 +1,9 @@
 //! `friends`: restic through a friend's vault, over TLS, beside a folder of the same disk and beside `rclone serve
-//! restic`; and what memory the vault takes while many send at once.
+//! restic`; what memory the vault takes while many send at once; and how long a burnt home's recovery takes.
 
 mod crowd;
 mod mail;
+mod recovery;
 mod sides;
 
 use super::figures::{Bound, Figure, quantile};
@@ -13,12 +14,13 @@ use sides::{Side, Took, Vault};
 /// The group.
 pub const GROUP: Group = Group {
     name: "friends",
-    about: "backup and restore through a friend's vault, against a folder and rclone; the vault's memory",
+    about: "backup and restore through a friend's vault, against a folder and rclone; its memory; a recovery",
     figures: &[
         "backup_wall_ratio_local",
         "restore_wall_ratio_local",
         "backup_wall_ratio_rclone",
         "vault_rss",
+        "recovery_seconds",
     ],
     run: measure,
 };
@@ -30,6 +32,8 @@ pub const VAULT: &str = "friends-vault";
 const MAIL_MB: u64 = 1000;
 /// How often each side has its turn; `THERMIDOR_BENCH_ROUNDS` overrides it.
 const ROUNDS: usize = 3;
+/// Homes burnt and recovered; `THERMIDOR_BENCH_RUNS` overrides it.
+const RECOVERIES: usize = 1;
 
 /// Runs as the vault's own process until it is ended.
 pub fn be_a_vault(root: &std::path::Path, listen: std::net::SocketAddr) -> Result<()> {
@@ -67,10 +71,11 @@ fn measure(ground: &Ground) -> Result<Vec<Figure>> {
     let vault = Vault::start(&place)?;
     let rss = runtime.block_on(crowd::press(&vault))?;
     ground.say(format!("{} uploads at once: the vault took {rss:.1} MiB at most", crowd::UPLOADS));
-    Ok(figures(&all, rss))
+    let recoveries = recovery::measure(ground, super::setting("THERMIDOR_BENCH_RUNS", RECOVERIES)?)?;
+    Ok(figures(&all, rss, recoveries))
 }
 
-fn figures([ours, local, rclone]: &[Vec<Took>; 3], rss: f64) -> Vec<Figure> {
+fn figures([ours, local, rclone]: &[Vec<Took>; 3], rss: f64, recoveries: Vec<f64>) -> Vec<Figure> {
     let backup = |side: &[Took]| side.iter().map(|took| took.backup_s).collect::<Vec<f64>>();
     let restore = |side: &[Took]| side.iter().map(|took| took.restore_s).collect::<Vec<f64>>();
     let figure = |name, ours: Vec<f64>, anchor: &str, theirs: Vec<f64>| {
@@ -88,5 +93,6 @@ fn figures([ours, local, rclone]: &[Vec<Took>; 3], rss: f64) -> Vec<Figure> {
             .aimed_at(Bound::RatioAtMost(1.25)),
         figure("backup_wall_ratio_rclone", backup(ours), served, backup(rclone)),
         Figure::new("vault_rss", "MiB", rss, vec![rss]).aimed_at(Bound::AtMost(64.0)),
+        Figure::new("recovery_seconds", "s", quantile(&recoveries, 0.5), recoveries),
     ]
 }
