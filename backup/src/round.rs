@@ -1,23 +1,22 @@
 //! One subject at one friend's: what the vault shows is compared with what was left there, a snapshot is made, what the
 //! vault lists then is signed, a part is read back. What comes of it is a `Record`, also where it went wrong.
 
+mod aside;
 mod error;
+mod head;
+mod tidy;
 
+pub use aside::Drilled;
 pub use error::RoundError;
 
 use crate::kit::Kit;
-use crate::restic::{
-    Backup, Keep, Progress, Repository, Restic, ResticError, Restore, Secret, SnapshotId, Source,
-};
-use crate::restore;
-use crate::vault::{
-    Finding, Folder, Head, Kind, Lack, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
-};
-use jiff::Timestamp;
+use crate::restic::{Backup, Progress, Repository, Restic, ResticError, Secret, SnapshotId, Source, Watch};
+use crate::stock::Stock;
+use crate::vault::{Folder, Lack, Visit};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use thermidor_model::backup::{Failure, HeadMark, Record, Subject};
+use thermidor_model::backup::{Failure, Record, Subject};
 use thermidor_model::name::{HomeName, NodeId, UnixMs};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -26,8 +25,6 @@ use tokio::sync::watch;
 const PROVE_MIB: u32 = 32;
 /// How long the vault may take for each answer beside restic's.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a head is numbered anew where another radiator has sent one meanwhile.
-const NUMBERS_MAX: u32 = 3;
 
 /// Who backs up what, and where the friend's vault is reached on this machine.
 pub struct Round<'a> {
@@ -45,15 +42,8 @@ pub struct Round<'a> {
     pub vault: HomeName,
     /// What is backed up.
     pub subject: Subject,
-}
-
-/// What a restore aside brought.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Drilled {
-    /// Files, all of them compared with what the repository says of them.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
+    /// The file in which this radiator keeps the retention challenges of this subject at this friend's.
+    pub challenges: PathBuf,
 }
 
 impl Round<'_> {
@@ -64,7 +54,7 @@ impl Round<'_> {
         Ok(Repository { at: self.at, home: self.home.clone(), folder, password: None, key, as_of })
     }
 
-    fn folder(&self) -> Result<Folder, RoundError> {
+    pub(crate) fn folder(&self) -> Result<Folder, RoundError> {
         let name = self.subject.as_str();
         Folder::new(name).ok_or_else(|| RoundError::Folder(name.to_owned()))
     }
@@ -91,7 +81,8 @@ impl Round<'_> {
         close(record, was, self.explained(done).await, now())
     }
 
-    /// Reads a part of the last snapshot back, after it was seen that the vault still shows it.
+    /// Reads a part of the last snapshot back, after it was seen that the vault still shows it, and whole packs that are
+    /// in doubt.
     pub async fn prove(&self, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
         let done = self.compare_and_read_back(&mut record, now()).await;
@@ -120,63 +111,6 @@ impl Round<'_> {
         }
     }
 
-    /// Restores the last snapshot into an empty folder, each byte compared, and counts what is there. Refused before
-    /// anything is brought if it does not fit into so many bytes.
-    pub async fn restore_aside(&self, dir: &Path, free: u64, was: &Record) -> Result<Drilled, RoundError> {
-        let snapshot = was.snapshot.as_deref().and_then(SnapshotId::new);
-        let snapshot = snapshot.ok_or(RoundError::Restic(ResticError::NoSnapshot))?;
-        let repository = self.repository(None)?;
-        let measured = self.restic.measure(&repository, &snapshot, None).await?;
-        restore::enough(&measured, free).map_err(RoundError::NoRoom)?;
-        let wanted = Restore { snapshot, target: dir.to_owned(), only: None, verify: true };
-        self.restic.restore(&repository, &wanted).await?;
-        let place = dir.to_owned();
-        let counted = tokio::task::spawn_blocking(move || count(&place)).await;
-        let failed = |e| RoundError::Restic(ResticError::Io(dir.to_owned(), e));
-        counted.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
-    }
-
-    /// Forgets old snapshots: restic says which blobs that frees, the vault is told by a signed list, and deletes them once
-    /// the agreed time has passed. Where somebody has made a snapshot meanwhile nothing is announced, and the next time
-    /// does it.
-    pub async fn tidy(&self, keep: &Keep, was: &Record, now: impl Fn() -> UnixMs) -> Record {
-        let mut record = was.clone();
-        let done = self.forget(keep, &mut record, &now).await;
-        close(record, was, done, now())
-    }
-
-    async fn forget(
-        &self,
-        keep: &Keep,
-        record: &mut Record,
-        now: &impl Fn() -> UnixMs,
-    ) -> Result<(), RoundError> {
-        let (repository, folder) = (self.repository(None)?, self.folder()?);
-        let at = i64::try_from(now()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let at = at.ok_or_else(|| ResticError::Unreadable("the clock".into()))?;
-        let forget = match self.restic.forget(&repository, keep, at).await {
-            Err(ResticError::Locked(_)) => {
-                self.restic.unlock(&repository).await?;
-                self.restic.forget(&repository, keep, at).await?
-            }
-            forget => forget?,
-        };
-        if let Some(forget) = forget {
-            let mut visit = self.visit().await?;
-            if !forget.holds(&visit.list(&folder, now()).await?) {
-                return Ok(());
-            }
-            let number = next(record.head.as_ref(), now());
-            let announced = visit.announce(&self.signed(&folder, number, Says::Delete(forget.blobs))?).await;
-            // What was repacked is there in any case: the head is signed anew before anything is made of a refusal.
-            let known = HeadMark { number, hash: String::new() };
-            record.head = Some(self.sign_head(&folder, Some(&known), now).await?);
-            announced?;
-        }
-        record.tidied = Some(now());
-        Ok(())
-    }
-
     async fn make(
         &self,
         dir: &Path,
@@ -186,23 +120,40 @@ impl Round<'_> {
         progress: &watch::Sender<Progress>,
     ) -> Result<(), RoundError> {
         let (repository, folder) = (self.repository(None)?, self.folder()?);
-        self.compare(&folder, record, now()).await?;
+        let known = self.compare(&folder, record, now()).await?;
+        let stock = match (&known, &record.head) {
+            (Some(head), Some(mark)) => {
+                let mut stock = self.stock();
+                stock.reconcile(mark.number, head);
+                stock
+            }
+            // A repository that begins: what was asked of one before it is of no use.
+            _ => Stock::default(),
+        };
+        // Packs go by here while the home has them in hand: that is when it is drawn what will be asked.
+        let watch = Watch::begin(&repository, stock).await?;
+        let seen = watch.repository();
         let parent = record.snapshot.as_deref().and_then(SnapshotId::new);
         let source =
             Source { dir: dir.to_owned(), home: self.home.clone(), tag: self.subject.to_string(), parent };
-        let made = match self.snapshot(&repository, &source, progress).await {
+        let made = match self.snapshot(seen, &source, progress).await {
             Err(ResticError::Missing) if record.head.is_none() => {
                 self.restic.init(&repository).await?;
-                self.snapshot(&repository, &source, progress).await?
+                self.snapshot(seen, &source, progress).await?
             }
             Err(ResticError::NoSnapshot) => {
-                self.snapshot(&repository, &Source { parent: None, ..source }, progress).await?
+                self.snapshot(seen, &Source { parent: None, ..source }, progress).await?
             }
             made => made?,
         };
         record.made = Some(taken);
         record.snapshot = Some(made.snapshot.to_string());
-        record.head = Some(self.sign_head(&folder, record.head.as_ref(), now).await?);
+        let number = record.head.as_ref().map(|mark| mark.number);
+        let mark = self.sign_head(&folder, number, &known.unwrap_or_default(), now).await?;
+        let mut stock = watch.stock();
+        stock.signed(mark.number);
+        self.keep_stock(|there| *there = stock);
+        record.head = Some(mark);
         Ok(())
     }
 
@@ -223,134 +174,38 @@ impl Round<'_> {
         }
     }
 
-    async fn visit(&self) -> Result<Visit, RoundError> {
+    pub(crate) async fn visit(&self) -> Result<Visit, RoundError> {
         let stream = TcpStream::connect(self.at).await.map_err(RoundError::Shut)?;
         Ok(Visit::begin(stream, self.home.clone(), self.vault.clone(), None, PATIENCE).await?)
     }
 
-    /// Whether all that was there after the last backup is there still.
-    async fn compare(&self, folder: &Folder, record: &Record, now: UnixMs) -> Result<(), RoundError> {
-        let Some(known) = &record.head else { return Ok(()) };
-        let key = self.kit.signer()?.public();
-        let mut visit = self.visit().await?;
-        let findings = match visit.head(folder, &key).await? {
-            None => vec![Finding::HeadMissing],
-            Some((shown, _)) if shown < known.number => {
-                vec![Finding::HeadOlder { shown, known: known.number }]
-            }
-            Some((number, head)) if !is_ours(known, number, &head, record)? => {
-                vec![Finding::HeadOther(number)]
-            }
-            Some((_, head)) => head.compare(&visit.list(folder, now).await?),
-        };
-        if findings.is_empty() {
-            Ok(())
-        } else {
-            Err(RoundError::Lost { vault: self.vault.clone(), findings })
-        }
-    }
-
-    async fn sign_head(
-        &self,
-        folder: &Folder,
-        known: Option<&HeadMark>,
-        now: &impl Fn() -> UnixMs,
-    ) -> Result<HeadMark, RoundError> {
-        let mut visit = self.visit().await?;
-        let head = visit.list(folder, now()).await?;
-        let hash = hash(&head)?;
-        // Numbers rise for all that is said to this vault, whichever radiator says it: the clock's are as good as any.
-        let mut number = next(known, now());
-        for again in 1.. {
-            let signed = self.signed(folder, number, Says::Head(head.clone()))?;
-            match visit.send_head(folder, &signed).await {
-                Ok(()) => break,
-                Err(VisitError::Refused { .. }) if again < NUMBERS_MAX => {
-                    visit = self.visit().await?;
-                    number = (number + 1).max(now());
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(HeadMark { number, hash })
-    }
-
-    fn signed(&self, folder: &Folder, number: u64, says: Says) -> Result<Signed, RoundError> {
-        Ok(self.kit.signer()?.sign(&Statement {
-            version: VERSION,
-            home: self.home.clone(),
-            vault: self.vault.clone(),
-            generation: self.generation,
-            number,
-            folder: folder.as_str().to_owned(),
-            says,
-        })?)
-    }
-
     async fn read_back(&self, record: &mut Record) -> Result<(), RoundError> {
-        let repository = self.repository(None)?;
-        let checked = match self.restic.check(&repository, PROVE_MIB).await {
+        let watch = Watch::begin(&self.repository(None)?, self.stock()).await?;
+        let seen = watch.repository();
+        let checked = match self.restic.check(seen, PROVE_MIB).await {
             Err(ResticError::Locked(_)) => {
-                self.restic.unlock(&repository).await?;
-                self.restic.check(&repository, PROVE_MIB).await
+                self.restic.unlock(seen).await?;
+                self.restic.check(seen, PROVE_MIB).await
             }
             checked => checked,
         };
         checked?;
+        // Packs of any age were read and are what their names say.
+        self.keep_stock(|there| *there = watch.stock());
         record.proven = record.made;
         Ok(())
     }
 }
 
-/// The number of the next statement.
-fn next(known: Option<&HeadMark>, now: UnixMs) -> u64 {
-    known.map_or(0, |known| known.number + 1).max(now)
-}
-
 /// A record with what came of it: nothing good is forgotten for a failure, and a failure is over once all went well.
-fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: UnixMs) -> Record {
+pub(crate) fn close(mut record: Record, was: &Record, done: Result<(), RoundError>, now: UnixMs) -> Record {
     record.failure = match done {
+        // A doubt is over once the pack was seen whole, not for something else that went well.
+        Ok(()) if record.asked.as_ref().is_some_and(|asked| !asked.doubtful.is_empty()) => {
+            was.failure.clone()
+        }
         Ok(()) => None,
         Err(error) => Some(Failure::next(was.failure.as_ref(), now, error.passes(), error.to_string())),
     };
     record
-}
-
-/// Whether a head is one that this home may have left there: the last that it noted, or a later one that bears its key
-/// too and holds the last snapshot that was noted. Such a one is left behind by a radiator that lost its power, or was
-/// overtaken by another, between the signature and the note.
-fn is_ours(known: &HeadMark, number: u64, head: &Head, record: &Record) -> Result<bool, NotBelieved> {
-    if number == known.number {
-        return Ok(hash(head)? == known.hash);
-    }
-    let snapshots = head.blobs.get(&Kind::Snapshots);
-    let holds = |last: &String| {
-        snapshots.is_some_and(|all| all.iter().any(|name| name.to_string().starts_with(last.as_str())))
-    };
-    Ok(record.snapshot.as_ref().is_none_or(holds))
-}
-
-fn hash(head: &Head) -> Result<String, NotBelieved> {
-    // Maps and sets are written in their order, so that equal heads have one text.
-    let text = serde_json::to_vec(head).map_err(|e| NotBelieved::Unreadable(e.to_string()))?;
-    Ok(blake3::hash(&text).to_hex().to_string())
-}
-
-/// What lies below a folder. Blocks on the disk.
-fn count(dir: &Path) -> std::io::Result<Drilled> {
-    let mut drilled = Drilled::default();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
-            let entry = entry?;
-            let about = entry.metadata()?;
-            if about.is_dir() {
-                folders.push(entry.path());
-            } else if about.is_file() {
-                drilled.files += 1;
-                drilled.bytes += about.len();
-            }
-        }
-    }
-    Ok(drilled)
 }

@@ -3,6 +3,7 @@
 
 use crate::name::{HomeName, NodeId, ServiceName, UnixMs};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// How often a restore is tried unless said, ms.
 pub const DRILL_DEFAULT_MS: u64 = 7 * 86_400_000;
@@ -140,7 +141,7 @@ impl std::fmt::Display for Drill {
     }
 }
 
-/// What is known of a subject at a friend's. Fields of a later program are passed over.
+/// What is known of a subject at a friend's. A field that a later program knows is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Of when the last snapshot is.
@@ -165,6 +166,37 @@ pub struct Record {
     pub content: Option<String>,
     /// The last head that was signed: a vault that shows another one has lost something.
     pub head: Option<HeadMark>,
+    /// What came of asking the vault about random ranges of packs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// Packs of which is told at most that they are in doubt.
+pub const DOUBTS_MAX: usize = 16;
+
+/// What came of asking a vault about random ranges of packs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// When it was last asked.
+    pub at: UnixMs,
+    /// About how many ranges so far.
+    pub ranges: u64,
+    /// Of how many it had the bytes.
+    pub kept: u64,
+    /// Packs of which it had not, and that nobody has seen whole since, by name; at most [`DOUBTS_MAX`].
+    #[serde(default)]
+    pub doubtful: BTreeSet<String>,
+}
+
+impl Asked {
+    /// In a few words: `64 ranges, all kept`.
+    pub fn in_words(&self) -> String {
+        match (self.ranges, self.kept) {
+            (1, 1) => "1 range, kept".into(),
+            (ranges, kept) if ranges == kept => format!("{ranges} ranges, all kept"),
+            (ranges, kept) => format!("{kept} of {ranges} ranges kept"),
+        }
+    }
 }
 
 impl Record {

@@ -49,6 +49,11 @@ impl State {
                 );
             }
         }
+        let runs = |s: &crate::state::Service| s.active.is_some() && s.phase == Phase::Run;
+        claim(
+            self.stands_down().is_none() || !self.services.values().any(runs),
+            "a service is to run in a home that was recovered elsewhere".into(),
+        );
         for (name, volume) in &self.volumes {
             claim(
                 volume.in_sync.iter().all(|n| volume.replicas.contains_key(n)),

@@ -402,6 +402,21 @@ pub enum Command {
         /// What is known now.
         record: Box<Record>,
     },
+    /// This home was recovered or rescued elsewhere: whoever proposes it has seen the word that the kit has signed. All
+    /// services stop, nothing is placed any more.
+    StandDown {
+        /// The later generation.
+        generation: u64,
+        /// When that began, by its own clock; 0: not known.
+        since_ms: UnixMs,
+        /// Whose vault has handed the word on.
+        from: HomeName,
+    },
+    /// `thermidor resume --kit-was-stolen`: this home goes on beside that generation.
+    Overrule {
+        /// Which one.
+        generation: u64,
+    },
 }
 
 /// Why a service gets a new active.

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod membership;
 pub mod name;
 pub mod observe;
+pub mod outlived;
 pub mod packed;
 pub mod placement;
 pub mod reconcile;

@@ -35,6 +35,8 @@ impl State {
         let mut state = self.clone();
         let node = state.next_node + NUMBERS_APART;
         state.generation += 1;
+        state.generation_ms = at;
+        state.outlived = None;
         state.next_node = node + 1;
         let Recoverer { radiator, address, key } = recoverer.clone();
         state.members =
@@ -51,6 +53,7 @@ impl State {
             record.head = None;
             record.snapshot = None;
             record.content = None;
+            record.asked = None;
         }
         if let Some(kit) = &mut state.kit {
             kit.rehearsed_ms = Some(at);

@@ -5,6 +5,7 @@ use crate::backup::{Record, Subject};
 use crate::command::Why;
 use crate::friends::{Friend, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
+use crate::outlived::Outlived;
 use crate::packed::Packed;
 use crate::restore::Restore;
 use crate::spec::{HomeSpec, OnDegraded, VolumeDriver};
@@ -31,6 +32,12 @@ pub struct State {
     pub home: Option<HomeName>,
     /// Raised by `rescue` and `recover`; members of an older generation must rejoin.
     pub generation: u64,
+    /// When this generation began, Unix ms; 0: not known.
+    #[serde(default)]
+    pub generation_ms: UnixMs,
+    /// The generation that came after this one elsewhere, once its word was heard.
+    #[serde(default)]
+    pub outlived: Option<Outlived>,
     /// The home's times.
     pub timing: Timing,
     /// The home's certificate authority, PEM (public part).
@@ -99,6 +106,8 @@ impl Default for State {
             version: STATE_VERSION,
             home: None,
             generation: 1,
+            generation_ms: 0,
+            outlived: None,
             timing: Timing::default(),
             authority_pem: String::new(),
             keys: Keys::default(),

@@ -64,6 +64,7 @@ fn a_home_burns_down_and_comes_back_from_the_words_on_paper() {
     home.reaches_its_friend(PATIENCE.as_secs(), "salon").unwrap();
     let (words, sum) = burn(&mut home).unwrap();
     recover(&mut home, &words, &sum, &chalet.to_string()).unwrap();
+    returned(&home, &sum).unwrap();
     live(&home, &sum).unwrap();
 }
 
@@ -135,6 +136,51 @@ fn recover(home: &mut Home, words: &str, sum: &str, friend: &str) -> Result<()> 
             .success()
             .then_some(()))
     })?;
+    Ok(())
+}
+
+/// The radiator that was thought lost gets power again, its disk as it was: it hears from the friend that its home lives
+/// elsewhere, stops, says so, and stays so after another start. The recovered home goes on undisturbed.
+fn returned(home: &Home, sum: &str) -> Result<()> {
+    let salon = home.lab.radiator("salon")?;
+    let stands_down = |what: &str| {
+        // It comes to its friend within two minutes, and the word is left there within two after the confirmation.
+        until(Duration::from_secs(360), what, || {
+            std::thread::sleep(Duration::from_secs(1));
+            let said = asked(home, "salon", &["status", "-o", "json"]).unwrap_or_default();
+            let notes = said["services"].as_array().and_then(|all| all.iter().find(|s| s["name"] == "notes"));
+            let is_down = notes.is_some_and(|notes| notes["state"] == "down");
+            Ok((is_down && said["outlived"]["stands_down"] == true).then_some(said))
+        })
+    };
+    salon.power_on()?;
+    salon.engine_ready()?;
+    let said = stands_down("the old radiator to stand down")?;
+    ensure!(said["generation"] == 1 && said["outlived"]["generation"] == 2, "{said}");
+    ensure!(said["outlived"]["from"] == "alpes", "{said}");
+    let warning = said["warnings"][0].as_str().unwrap_or_default().to_owned();
+    ensure!(warning.contains("recovered or rescued elsewhere as generation 2"), "{warning}");
+    ensure!(warning.contains("its data stay") && warning.contains("thermidor join TOKEN"), "{warning}");
+    let events = home.type_on("salon", &["events"])?;
+    ensure!(events.contains("recovered or rescued elsewhere as generation 2"), "{events}");
+    let running = || salon.run("docker", &["ps", "-q"]);
+    ensure!(running()?.trim().is_empty(), "a container still runs: {}", running()?);
+    for args in [&["move", "notes", "salon"][..], &["backup", "run", "notes"], &["resume"]] {
+        let said = home.refused_on("salon", args)?;
+        ensure!(said.contains("generation 2") || said.contains("--kit-was-stolen"), "{said}");
+    }
+    // It is written down: another start changes nothing.
+    salon.power_off()?;
+    salon.power_on()?;
+    salon.engine_ready()?;
+    stands_down("the old radiator to stand down at once after another start")?;
+    ensure!(running()?.trim().is_empty(), "a container runs after the start: {}", running()?);
+
+    let now = in_notes(home, "neuf", "sha256sum /data/it")?;
+    ensure!(now == sum, "{now} is not {sum}");
+    let said = asked(home, "neuf", &["status", "-o", "json"])?;
+    ensure!(said["generation"] == 2 && said["outlived"].is_null(), "{said}");
+    home.type_on("neuf", &["backup", "run", "notes"])?;
     Ok(())
 }
 

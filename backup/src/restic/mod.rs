@@ -10,7 +10,9 @@ mod pulse;
 mod repository;
 mod said;
 mod trouble;
+mod watched;
 
+pub use overlay::Watch;
 pub use prune::{Forget, Keep};
 pub use pulse::Patience;
 pub use repository::{Repository, Secret};

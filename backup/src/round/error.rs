@@ -3,6 +3,7 @@
 use crate::restic::ResticError;
 use crate::schedule::passes;
 use crate::vault::{Finding, NotBelieved, Room, VisitError};
+use std::path::PathBuf;
 use thermidor_model::backup::Passes;
 use thermidor_model::name::HomeName;
 
@@ -63,6 +64,9 @@ pub enum RoundError {
     /// The head can't be signed.
     #[error(transparent)]
     Sign(#[from] NotBelieved),
+    /// The file of the challenges.
+    #[error("{0} can't be read or written: nothing is asked")]
+    Stock(PathBuf, #[source] std::io::Error),
     /// No folder of the vault can be called so.
     #[error("no folder of a vault can be called `{0}`: give the service another name")]
     Folder(String),

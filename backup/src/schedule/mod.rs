@@ -29,6 +29,8 @@ const BACK_OFF_MAX: u64 = 2 * HOUR;
 const PERSON: u64 = 6 * HOUR;
 /// The first wait after a restore that was tried and failed: all of it is brought anew each time; doubles too.
 const DRILL_BACK_OFF: u64 = 30 * MINUTE;
+/// How often a vault is asked about random ranges of what it keeps: that costs a few hundred bytes a range.
+const ASK_EVERY: u64 = 6 * HOUR;
 /// Backups come earlier by up to this part of `every`, so that not all begin at once; never later.
 const JITTER_PART: u64 = 10;
 /// And by no more than this.
@@ -61,6 +63,8 @@ pub enum Task {
     Prove,
     /// Restore to a place aside.
     Drill,
+    /// Ask the vault about random ranges of packs of any age.
+    Ask,
 }
 
 /// What is to be done, when, and why.
@@ -151,6 +155,16 @@ fn due(wish: &Wish, friend: &HomeName, record: &Record, now: u64) -> (Task, u64,
         let drill = drill_due(wish, record, now);
         if drill <= now {
             return (Task::Drill, drill, format!("it is time to try a restore of {subject} from {friend}"));
+        }
+    }
+    if record.head.is_some() {
+        let ask = record.asked.as_ref().map_or(0, |asked| asked.at.min(now).saturating_add(ASK_EVERY));
+        if ask <= now {
+            return (
+                Task::Ask,
+                ask,
+                format!("it is time to ask {friend} about some of what {subject} has left there"),
+            );
         }
     }
     (Task::Backup, backup, format!("{subject} is backed up to {friend} every {}", said(wish.every)))

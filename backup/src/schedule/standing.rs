@@ -37,6 +37,9 @@ pub fn standing(wish: &Wish, records: &BTreeMap<Pair, Record>, now: u64) -> Stan
             format!("{}: the last proved backup is {} old, at {friend}'s{warning}", wish.subject, said(age))
         }
     };
+    if let Some(asked) = best.and_then(|(_, friend)| of(friend)?.asked.as_ref()).filter(|a| a.ranges > 0) {
+        text += &format!("; asked about random parts: {}", asked.in_words());
+    }
     let (mut failing, mut person) = (Vec::new(), false);
     for friend in &wish.friends {
         let Some(failure) = of(friend).and_then(|record| record.failure.as_ref()) else { continue };

@@ -2,7 +2,7 @@
 
 use super::*;
 use thermidor_model::ServiceName;
-use thermidor_model::backup::Drill;
+use thermidor_model::backup::{Asked, Drill, HeadMark};
 
 /// A Monday, midnight UTC.
 const NOW: u64 = 1_764_547_200_000;
@@ -77,6 +77,24 @@ fn a_restore_is_tried_now_and_then() {
     let records = known(&[("alice", drilled)]);
     assert_eq!(short(&daily, &records, NOW + 7 * DAY - 1)[0].1, Task::Backup);
     assert_eq!(short(&daily, &records, NOW + 7 * DAY), [one("alice", Task::Drill, 0)]);
+}
+
+#[test]
+fn between_backups_a_vault_is_asked_what_it_keeps() {
+    let daily = wish(DAY, &["alice"]);
+    let head = Some(HeadMark { number: 1, hash: "h".into() });
+    let signed = Record { head, ..made(NOW) };
+    let asked = |at| Record { asked: Some(Asked { at, ..Asked::default() }), ..signed.clone() };
+    let next = |record: Record, now| short(&daily, &known(&[("alice", record)]), now).remove(0);
+    assert_eq!(next(signed.clone(), NOW + 1), one("alice", Task::Ask, 0));
+    assert_eq!(next(asked(NOW + 1), NOW + 6 * HOUR).1, Task::Backup);
+    assert_eq!(next(asked(NOW + 1), NOW + 6 * HOUR + 1), one("alice", Task::Ask, 0));
+    // What is due goes first, and a failure is waited out.
+    assert_eq!(next(asked(NOW + 1), NOW + DAY).1, Task::Backup);
+    let failed = failed(asked(NOW), NOW + 6 * HOUR, 1, Passes::ByAPerson);
+    assert_eq!(next(failed, NOW + 6 * HOUR), one("alice", Task::Ask, PERSON));
+    // A clock that was set back.
+    assert_eq!(next(asked(NOW + 400 * DAY), NOW + 1).1, Task::Backup);
 }
 
 #[test]
@@ -276,7 +294,7 @@ fn a_month_keeps_its_rhythm() {
                     *backups.entry(decision.friend.to_string()).or_insert(0u64) += 1;
                 }
                 Task::Prove => record.proven = record.made,
-                Task::Drill => panic!("no drill is wished"),
+                Task::Drill | Task::Ask => panic!("no drill is wished, and no head was signed"),
             }
         }
         if minute > 10 {

@@ -66,6 +66,11 @@ impl BlobName {
         Self::digest(ring::digest::digest(&ring::digest::SHA256, content))
     }
 
+    /// Its first eight digits, as restic shows them.
+    pub fn short(self) -> String {
+        self.to_string()[..8].to_owned()
+    }
+
     /// The name a finished SHA-256 stands for.
     pub(super) fn digest(digest: ring::digest::Digest) -> Self {
         let mut name = [0; 32];

@@ -36,6 +36,10 @@ pub enum Finding {
         /// Their names.
         names: BTreeSet<BlobName>,
     },
+    /// A pack was asked about, or read, and is not what was left there.
+    Changed(BlobName),
+    /// A pack was asked about, or was to be read, and the vault said something else instead.
+    Withheld(BlobName, String),
 }
 
 impl std::fmt::Display for Finding {
@@ -48,6 +52,10 @@ impl std::fmt::Display for Finding {
             Self::HeadOther(number) => write!(f, "head {number} is not the one that was sent"),
             Self::Missing { kind, names } => {
                 write!(f, "{} of {} are missing", names.len(), kind.as_str())
+            }
+            Self::Changed(name) => write!(f, "pack {} is not what was sent", name.short()),
+            Self::Withheld(name, why) => {
+                write!(f, "pack {} is not shown when it is asked for ({why})", name.short())
             }
         }
     }

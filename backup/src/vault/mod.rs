@@ -26,6 +26,7 @@ mod waiting;
 pub use blob::{BlobName, Kind};
 pub use books::{Full, LOCKS_MAX};
 pub use caller::Caller;
+pub(crate) use challenge::Drawing;
 pub use challenge::{Answer, Challenge, Outcome, Question, RANGE_MAX};
 pub use head::{Finding, Head, compare_heads};
 pub use hours::{Hours, Window};
@@ -193,6 +194,23 @@ impl Vault {
     pub fn deletions(&self, friend: &HomeName) -> Vec<List> {
         self.space(friend.as_str())
             .map_or(Vec::new(), |s| s.state().waiting.lists.values().cloned().collect())
+    }
+
+    /// The word by which the generation of a friend that is believed calls itself the only one. Blocks on the disk.
+    pub fn generation_word(&self, friend: &HomeName) -> Option<Signed> {
+        let record = self.space(friend.as_str())?.generation();
+        match record {
+            Ok(record) => serde_json::from_slice(&record)
+                .map_err(
+                    |error| tracing::warn!(%friend, %error, "the word about its generation can't be read"),
+                )
+                .ok(),
+            Err(refusal::Refusal::NotFound) => None,
+            Err(error) => {
+                tracing::warn!(%friend, %error, "the word about its generation can't be read");
+                None
+            }
+        }
     }
 
     /// Carries out the deletions that are due; answers those that are done, or why not, by friend. To be called every

@@ -71,6 +71,8 @@ pub enum Verb {
     Head,
     /// A retention challenge.
     Challenge,
+    /// The signed word that a generation is the home's own.
+    Generation,
     /// What room there is.
     Room,
 }
@@ -104,6 +106,7 @@ fn verb_of(word: &str) -> Option<Verb> {
         "deletions" => Some(Verb::Deletions),
         "head" => Some(Verb::Head),
         "challenge" => Some(Verb::Challenge),
+        "generation" => Some(Verb::Generation),
         "room" => Some(Verb::Room),
         _ => None,
     }

@@ -29,6 +29,9 @@ const DRAIN_MAX: usize = 64 << 20;
 /// A signed statement, in bytes: a full list of `LIST_MAX` names.
 const STATEMENT_MAX: usize = 16 << 20;
 
+/// The word about a generation, in bytes: it goes out with a refusal.
+const WORD_MAX: usize = 2048;
+
 const BLOB_METHODS: &str = "HEAD, GET, POST, DELETE";
 
 /// Waits some µs.
@@ -123,7 +126,7 @@ async fn act(
             (folder, View::AsOf(u64::MAX), place)
         }
         Address::Restic(folder, view, place) => (folder, view, place),
-        Address::Own(Verb::Deletions | Verb::Head, _)
+        Address::Own(Verb::Deletions | Verb::Head | Verb::Generation, _)
             if caller.reads_only() && parts.method != Method::GET =>
         {
             return Err(Refusal::Forbidden(PAST));
@@ -273,6 +276,14 @@ async fn own(
             let signed = read(vault, body, STATEMENT_MAX).await?;
             blocking(move || space.hear_head(signed, &folder, &name)).await.and(ok(vec![]))
         }
+        (Verb::Generation, &Method::GET) if folder == Folder::ROOT => {
+            blocking(move || space.generation()).await.and_then(ok)
+        }
+        (Verb::Generation, &Method::POST) if folder == Folder::ROOT => {
+            let signed: super::Signed = read(vault, body, WORD_MAX).await?;
+            blocking(move || space.hear_generation(&signed, &name)).await.and(ok(vec![]))
+        }
+        (Verb::Generation, &Method::GET | &Method::POST) => Err(Refusal::NotFound),
         (Verb::Challenge, &Method::POST) => {
             let question = read(vault, body, 4096).await?;
             let answer = blocking(move || space.answer(&folder, &question)).await?;

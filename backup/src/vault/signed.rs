@@ -59,6 +59,11 @@ pub enum Says {
     Cancel(u64),
     /// So the repository stands.
     Head(Head),
+    /// The generation that this statement names is mine. Whoever else is this home, of an earlier one, is it no more.
+    Mine {
+        /// When it began, in ms since the Unix epoch; 0: not known.
+        since: u64,
+    },
 }
 
 /// A statement as it travels and is kept: its text, and the signature over exactly that text.

@@ -46,7 +46,7 @@ impl Space {
                     tracing::warn!(friend = %self.friend, number, "a deletion was taken back");
                 }
             }
-            Says::Head(_) => return Err(NotTaken::Misplaced.into()),
+            Says::Head(_) | Says::Mine { .. } => return Err(NotTaken::Misplaced.into()),
         }
         Ok(())
     }
@@ -69,6 +69,22 @@ impl Space {
     /// The signed head that was kept last.
     pub fn head(&self, folder: &Folder) -> Result<Vec<u8>, Refusal> {
         self.disk.read_record(&head_record(folder))?.ok_or(Refusal::NotFound)
+    }
+
+    /// Keeps the word that the believed generation is the home's own, for whoever comes as an earlier one. It says what a
+    /// person here has confirmed, so it may be said again at any time and needs no number.
+    pub fn hear_generation(&self, signed: &Signed, vault: &HomeName) -> Result<(), Refusal> {
+        let _turn = lock(&self.turn);
+        let statement = self.believe(signed, vault)?;
+        if !matches!(statement.says, Says::Mine { .. }) || folder_of(&statement)? != Folder::ROOT {
+            return Err(NotTaken::Misplaced.into());
+        }
+        Ok(self.disk.write_record(GENERATION, &json(signed)?)?)
+    }
+
+    /// That word, if one was left here.
+    pub fn generation(&self) -> Result<Vec<u8>, Refusal> {
+        self.disk.read_record(GENERATION)?.ok_or(Refusal::NotFound)
     }
 
     /// All deletions that wait, in JSON.
@@ -203,6 +219,9 @@ fn folder_of(statement: &Statement) -> Result<Folder, NotTaken> {
     }
     Folder::new(&statement.folder).ok_or(NotTaken::Misplaced)
 }
+
+/// The record of the word that a generation is the home's own.
+const GENERATION: &str = "generation";
 
 fn head_record(folder: &Folder) -> String {
     format!("head-{folder}")

@@ -13,9 +13,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use ring::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -26,6 +28,8 @@ use tokio::time::timeout;
 
 /// The longest answer that is read: a list of half a million names.
 const ANSWER_MAX: usize = 64 << 20;
+/// The longest blob that is read: no pack of restic's is half as long.
+const BLOB_MAX: usize = 256 << 20;
 /// The longest text of a refusal that is kept.
 const REASON_MAX: usize = 500;
 
@@ -55,6 +59,17 @@ pub enum VisitError {
     /// The head of another repository or for another vault.
     #[error("the vault shows the head of something else")]
     Misplaced,
+}
+
+impl VisitError {
+    /// Whether the vault was heard and knows this home: then it answers for what it keeps.
+    pub fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::Silent(_) => false,
+            Self::Refused { status, .. } => *status != StatusCode::UNAUTHORIZED,
+            Self::Nonsense(_) | Self::Forged(_) | Self::Misplaced => true,
+        }
+    }
 }
 
 /// A connection to a friend's vault.
@@ -107,8 +122,7 @@ impl Visit {
     pub async fn list(&mut self, folder: &Folder, now: u64) -> Result<Head, VisitError> {
         let mut all = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Locks) {
-            let below = if *folder == Folder::ROOT { String::new() } else { format!("{folder}/") };
-            let path = format!("{below}{}/", kind.as_str());
+            let path = format!("{}{}/", below(folder), kind.as_str());
             let listed: Vec<Listed> = read(&self.ask(Method::GET, &path, Vec::new()).await?)?;
             all.extend(listed.into_iter().map(|entry| (kind, entry.name)));
         }
@@ -165,17 +179,78 @@ impl Visit {
         Ok(findings)
     }
 
-    /// Puts a retention challenge to the vault.
-    pub async fn challenge(&mut self, folder: &Folder, challenge: &Challenge) -> Outcome {
-        let said = async {
-            let answer =
-                self.ask(Method::POST, &own("challenge", folder), json(&challenge.question)?).await?;
-            read::<Answer>(&answer)
-        };
-        challenge.judge(said.await.map_err(|e| e.to_string()))
+    /// The word about this home's generation that lies there.
+    pub async fn generation_word(&mut self) -> Result<Option<Signed>, VisitError> {
+        match self.ask(Method::GET, &own("generation", &Folder::ROOT), Vec::new()).await {
+            Err(VisitError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            answer => read(&answer?).map(Some),
+        }
+    }
+
+    /// Leaves such a word there.
+    pub async fn leave_generation_word(&mut self, signed: &Signed) -> Result<(), VisitError> {
+        self.ask(Method::POST, &own("generation", &Folder::ROOT), json(signed)?).await.map(drop)
+    }
+
+    /// Puts a retention challenge to the vault. Whatever it says instead of an answer is one; an error is that nothing
+    /// was heard, or that it does not know this home any more.
+    pub async fn challenge(&mut self, folder: &Folder, challenge: &Challenge) -> Result<Outcome, VisitError> {
+        let question = json(&challenge.question)?;
+        let said = self.ask(Method::POST, &own("challenge", folder), question).await;
+        match said.and_then(|answer| read::<Answer>(&answer)) {
+            Err(e) if !e.is_an_answer() => Err(e),
+            said => Ok(challenge.judge(said.map_err(|e| e.to_string()))),
+        }
+    }
+
+    /// Reads a blob to its end and says whether it is what its name says. Waits for each piece of it.
+    pub async fn is_whole(
+        &mut self,
+        folder: &Folder,
+        kind: Kind,
+        name: BlobName,
+    ) -> Result<bool, VisitError> {
+        let path = format!("{}{}/{name}", below(folder), kind.as_str());
+        let patience = self.patience;
+        let silent = |_| VisitError::Silent(patience);
+        let answer = timeout(patience, self.send(Method::GET, &path, Vec::new())).await.map_err(silent)??;
+        let status = answer.status();
+        let mut body = answer.into_body();
+        if status != StatusCode::OK {
+            let body = timeout(patience, Limited::new(body, ANSWER_MAX).collect()).await.map_err(silent)?;
+            let body = body.map_err(|e| VisitError::Nonsense(e.to_string()))?.to_bytes();
+            return Err(refused(status, &body));
+        }
+        let (mut whole, mut seen) = (Context::new(&SHA256), 0);
+        while let Some(frame) = timeout(patience, body.frame()).await.map_err(silent)? {
+            let piece = frame.map_err(VisitError::Broken)?.into_data().unwrap_or_default();
+            whole.update(&piece);
+            seen += piece.len();
+            if seen > BLOB_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(BlobName::digest(whole.finish()) == name)
     }
 
     async fn ask(&mut self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, VisitError> {
+        let patience = self.patience;
+        let spoken = async {
+            let answer = self.send(method, path, body).await?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+            let body = body.map_err(|e| VisitError::Nonsense(e.to_string()))?.to_bytes();
+            if status == StatusCode::OK { Ok(body) } else { Err(refused(status, &body)) }
+        };
+        timeout(patience, spoken).await.map_err(|_| VisitError::Silent(patience))?
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, VisitError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/{}/{path}", self.home))
@@ -186,22 +261,19 @@ impl Visit {
         }
         let request =
             request.body(Full::new(body.into())).map_err(|e| VisitError::Nonsense(e.to_string()))?;
-        let spoken = async {
-            self.send.ready().await.map_err(VisitError::Broken)?;
-            let answer = self.send.send_request(request).await.map_err(VisitError::Broken)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-            let body = body.map_err(|e| VisitError::Nonsense(e.to_string()))?.to_bytes();
-            Ok::<_, VisitError>((status, body))
-        };
-        let (status, body) =
-            timeout(self.patience, spoken).await.map_err(|_| VisitError::Silent(self.patience))??;
-        if status == StatusCode::OK {
-            return Ok(body);
-        }
-        let reason = String::from_utf8_lossy(&body).trim().chars().take(REASON_MAX).collect();
-        Err(VisitError::Refused { status, reason })
+        self.send.ready().await.map_err(VisitError::Broken)?;
+        self.send.send_request(request).await.map_err(VisitError::Broken)
     }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> VisitError {
+    let reason = String::from_utf8_lossy(body).trim().chars().take(REASON_MAX).collect();
+    VisitError::Refused { status, reason }
+}
+
+/// The path of a repository below its home's.
+fn below(folder: &Folder) -> String {
+    if *folder == Folder::ROOT { String::new() } else { format!("{folder}/") }
 }
 
 fn own(verb: &str, folder: &Folder) -> String {

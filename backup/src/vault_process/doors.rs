@@ -1,10 +1,10 @@
 //! The vault's doors: friends come in by one, the daemon asks at the other, and guests are led on to the daemon.
 
-use super::judge::{Judged, judge};
+use super::judge::{Judged, judge, outlived};
 use super::status::{AnnouncedStatus, FriendStatus, Status};
 use super::{PAIRING_SOCKET, Present};
 use crate::line::{Coming, TransportKey, Welcome, refuse, take_all, welcome};
-use crate::vault::{List, Vault};
+use crate::vault::{List, Signed, Vault};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,10 @@ impl Doors {
                 self.note_generation(key, generation);
                 match judged {
                     Ok(judged) => self.visit(judged, key, generation, stream).await?,
-                    Err(why) => timeout(FIRST_MAX, refuse(&mut stream, &why)).await??,
+                    Err(why) => {
+                        let word = self.word_for(key, generation).await;
+                        timeout(FIRST_MAX, refuse(&mut stream, &why, word.as_ref())).await??;
+                    }
                 }
             }
             Coming::Guest(stream) => self.lead_on(stream).await?,
@@ -111,6 +114,20 @@ impl Doors {
             Some(present) => judge(&present.config, key, generation),
             None => Err("the vault is not ready yet".into()),
         }
+    }
+
+    /// The word of a later generation, for a friend that comes as an earlier one.
+    async fn word_for(&self, key: TransportKey, generation: u64) -> Option<Signed> {
+        let friend = {
+            let present = self.present.borrow();
+            present.as_ref().and_then(|present| outlived(&present.config, key, generation))
+        }?;
+        let vault = self.vault.clone();
+        let read = tokio::task::spawn_blocking(move || vault.generation_word(&friend)).await;
+        read.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a word about a generation can't be read");
+            None
+        })
     }
 
     fn note_generation(&self, key: TransportKey, generation: u64) {

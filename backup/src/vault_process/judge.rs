@@ -45,6 +45,12 @@ pub fn judge(config: &VaultConfig, key: TransportKey, generation: u64) -> Result
     Ok(Judged { friend, believed, read_only: generation > believed || unknown })
 }
 
+/// The friend that comes as an earlier generation of itself than is believed: it is told of the later one.
+pub fn outlived(config: &VaultConfig, key: TransportKey, generation: u64) -> Option<HomeName> {
+    let (friend, agreed) = config.friends.iter().find(|(_, friend)| friend.transport == key)?;
+    (generation < agreed.generation && generation != COMES_BACK).then(|| friend.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::config::FriendConfig;
@@ -75,6 +81,10 @@ mod tests {
         assert_eq!(judged(true), judge(&config, bob, COMES_BACK), "it has to read to know");
         let low = judge(&config, bob, 2).unwrap_err();
         assert!(low.contains("recovered or rescued") && low.contains("generation 3"), "{low}");
+        assert_eq!(outlived(&config, bob, 2), Some(name("bob")));
+        for (key, generation) in [(bob, 3), (bob, 4), (bob, COMES_BACK), (other, 1)] {
+            assert_eq!(outlived(&config, key, generation), None);
+        }
         assert_eq!(judge(&config, other, 3).unwrap_err(), "alice lends this home nothing (any more)");
     }
 }

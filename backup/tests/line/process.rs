@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
+use thermidor_backup::generations::{self, Between, Later, NotHeard};
 use thermidor_backup::line::{DialError, Pin, ToVault, dial_pairing, dial_vault};
 use thermidor_backup::pairing::{self, Code, Introduction, Invitation, PairingError};
-use thermidor_backup::vault::{BlobName, HomeKey};
+use thermidor_backup::vault::{BlobName, HomeKey, Signer};
 use thermidor_backup::vault_process::{FriendConfig, PAIRING_SOCKET, Places, Status, VaultConfig, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -184,6 +185,57 @@ async fn a_home_that_came_back_reads_until_a_person_confirms_and_the_one_before_
     let error = vault.dial(2, 3).await.unwrap_err();
     let words = error.refusal().unwrap().to_string();
     assert!(words.contains("recovered or rescued: generation 4"), "{words}");
+}
+
+#[tokio::test]
+async fn a_later_generation_leaves_a_signed_word_and_only_the_earlier_one_is_handed_it() {
+    let vault = Vault::runs().await;
+    let kit = Signer::from_seed(&[42; 32]).unwrap();
+    let agreed = |generation| FriendConfig { key: kit.public(), ..friend(2, generation) };
+    tell(vault.dir.path(), &[("bob", agreed(3))]);
+    let between = Between { home: home("bob"), vault: home("alice") };
+    let later = Later { generation: 4, since: 77 };
+    let word = |later| serde_json::to_vec(&generations::sign(&kit, &between, later).unwrap()).unwrap();
+    let path = "/bob/-/generation";
+
+    // Before a person of alice's has confirmed it, no word of the new generation is kept, whoever brings it.
+    let mut back = vault.until(2, 4, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut back, "POST", path, &word(later)).await.0, 403);
+    let mut bob = vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "POST", path, &word(later)).await.0, 403);
+    assert_eq!(ask(&mut bob, "GET", path, b"").await.0, 404);
+
+    tell(vault.dir.path(), &[("bob", agreed(4))]);
+    let mut back =
+        vault.until(2, 4, |came| came.as_ref().is_ok_and(|to| !to.welcome.read_only)).await.unwrap();
+    // Confirmed, and nothing was left yet: the refusal is words alone, which stop nobody.
+    let refused = vault.dial(2, 3).await.unwrap_err().refusal().unwrap().clone();
+    assert!(refused.why.contains("recovered or rescued: generation 4") && refused.word.is_none());
+    let thief = Signer::from_seed(&[9; 32]).unwrap();
+    let forged = serde_json::to_vec(&generations::sign(&thief, &between, later).unwrap()).unwrap();
+    assert_eq!(ask(&mut back, "POST", path, &forged).await.0, 403);
+    let not_this = word(Later { generation: 5, since: 0 });
+    assert_eq!(ask(&mut back, "POST", path, &not_this).await.0, 403);
+    assert_eq!(ask(&mut back, "POST", "/bob/-/generation/mail", &word(later)).await.0, 404);
+    for _ in 0..2 {
+        assert_eq!(ask(&mut back, "POST", path, &word(later)).await.0, 200);
+    }
+    assert_eq!(ask(&mut back, "GET", path, b"").await.1.as_bytes(), word(later));
+
+    let refused = vault.dial(2, 3).await.unwrap_err().refusal().unwrap().clone();
+    let heard = generations::hear(&refused.word.unwrap(), &kit.public(), &between, 3);
+    assert_eq!(heard, Ok(later));
+    // Also after the vault was started again, and after a further raise, until the next one leaves its own.
+    let Vault { dir, at, end, task } = vault;
+    end.send(()).unwrap();
+    tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+    tell(dir.path(), &[("bob", agreed(5))]);
+    let vault = Vault::over(dir, at);
+    vault.until(2, 5, Result::is_ok).await.unwrap();
+    for (own, expected) in [(3, Ok(later)), (4, Err(NotHeard::NotLater(4)))] {
+        let refused = vault.dial(2, own).await.unwrap_err().refusal().unwrap().clone();
+        assert_eq!(generations::hear(&refused.word.unwrap(), &kit.public(), &between, own), expected);
+    }
 }
 
 #[tokio::test]

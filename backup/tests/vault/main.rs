@@ -5,6 +5,7 @@
 
 mod backend;
 mod cable;
+mod challenges;
 mod faults;
 mod hours;
 mod memory;

@@ -14,21 +14,21 @@ use thermidor_model::ServiceName;
 use thermidor_model::backup::{Passes, Record, Subject};
 use tokio::sync::watch;
 
-const NOW: u64 = 1_790_000_000_000;
+pub const NOW: u64 = 1_790_000_000_000;
 const MESSAGE_ID: &str = "<known-1@bob.example>";
 
 /// Bob's mail, his kit, and the way to alice.
-struct Bob {
-    stage: Stage,
-    kit: Kit,
-    restic: Restic,
+pub struct Bob {
+    pub stage: Stage,
+    pub kit: Kit,
+    pub restic: Restic,
     mail: PathBuf,
-    at: std::net::SocketAddr,
-    dir: tempfile::TempDir,
+    pub at: std::net::SocketAddr,
+    pub dir: tempfile::TempDir,
 }
 
 impl Bob {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::at(None).await
     }
 
@@ -51,13 +51,13 @@ impl Bob {
         it
     }
 
-    fn message(&self, n: u64) {
+    pub fn message(&self, n: u64) {
         let text =
             format!("Message-ID: <known-{n}@bob.example>\nSubject: sesame\n\n{:?}\n", noise(n, 20_000));
         std::fs::write(self.mail.join(format!("volumes/mail/marie/cur/{n}")), text).unwrap();
     }
 
-    fn round(&self) -> Round<'_> {
+    pub fn round(&self) -> Round<'_> {
         Round {
             restic: &self.restic,
             at: self.at,
@@ -66,10 +66,15 @@ impl Bob {
             generation: 0,
             vault: home("alice"),
             subject: Subject::Service(ServiceName::new("mail").unwrap()),
+            challenges: self.challenges(),
         }
     }
 
-    async fn back_up(&self, was: &Record, now: u64) -> Record {
+    pub fn challenges(&self) -> PathBuf {
+        self.dir.path().join("challenges/mail-alice.json")
+    }
+
+    pub async fn back_up(&self, was: &Record, now: u64) -> Record {
         let progress = watch::Sender::new(Progress::default());
         self.round().back_up(&self.mail, now - 5, was, 2, || now, &progress).await
     }
@@ -82,17 +87,17 @@ impl Bob {
     }
 
     /// What alice keeps of bob's mail.
-    fn kept(&self) -> PathBuf {
+    pub fn kept(&self) -> PathBuf {
         self.stage.folder("repo/mail")
     }
 }
 
-fn why(record: &Record) -> (&str, Passes) {
+pub fn why(record: &Record) -> (&str, Passes) {
     let failure = record.failure.as_ref().expect("it went well");
     (&failure.why, failure.passes)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success());
 }
@@ -200,10 +205,11 @@ async fn what_a_radiator_left_that_died_before_it_was_noted_is_gone_on_from_and_
     let bob = Bob::new().await;
     let first = bob.back_up(&Record::default(), NOW).await;
     bob.message(4);
-    assert_eq!(bob.back_up(&first, NOW + 1000).await.failure, None);
+    let second = bob.back_up(&first, NOW + 1000).await;
+    assert_eq!(second.failure, None);
     // Nobody has heard of that one: its head is later than the one that is known.
     let proved = bob.round().prove(&first, || NOW + 2000).await;
-    assert_eq!(proved.failure, None);
+    assert_eq!((proved.failure, proved.head), (None, second.head), "from now on it is known");
     bob.message(5);
     let third = bob.back_up(&first, NOW + 3000).await;
     assert_eq!((third.made, third.failure.clone()), (Some(NOW + 2995), None));

@@ -56,7 +56,8 @@ async fn a_home_keeps_an_eye_on_what_its_friend_keeps() {
         names.push((Kind::Data, name));
     }
     let challenge = Challenge::draw(Kind::Data, &contents[0], &mut rand::rng());
-    assert_eq!(visit.challenge(&mail, &challenge).await, Outcome::Kept);
+    assert_eq!(visit.challenge(&mail, &challenge).await.unwrap(), Outcome::Kept);
+    assert!(visit.is_whole(&mail, Kind::Data, names[0].1).await.unwrap());
     let listed = visit.list(&mail, 7).await.unwrap();
     assert_eq!(listed, Head::of(7, names.clone()));
     assert_eq!(visit.compare(&mail, &key, (0, &listed)).await.unwrap(), [Finding::HeadMissing]);
@@ -85,10 +86,12 @@ async fn a_home_keeps_an_eye_on_what_its_friend_keeps() {
     let missing = Finding::Missing { kind: Kind::Data, names: [names[4].1].into() };
     assert_eq!(visit.compare(&mail, &key, (3, &less)).await.unwrap(), [missing]);
     let challenge = Challenge::draw(Kind::Data, &contents[4], &mut rand::rng());
-    let outcome = visit.challenge(&mail, &challenge).await;
+    let outcome = visit.challenge(&mail, &challenge).await.unwrap();
     assert!(matches!(outcome, Outcome::Unanswered(_, ref why) if why.contains("404")), "{outcome:?}");
     // A friend that has ended the friendship says so.
     stage.vault.close(&home("bob"));
+    let unknown = visit.challenge(&mail, &challenge).await.unwrap_err();
+    assert!(!unknown.is_an_answer(), "{unknown}");
     let refused = visit.list(&mail, 7).await;
     assert!(matches!(refused, Err(VisitError::Refused { status, .. }) if status == 401), "{refused:?}");
 }

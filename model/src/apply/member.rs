@@ -140,6 +140,7 @@ impl State {
             return invalid("a home needs at least one of its members to remain");
         }
         self.generation += 1;
+        self.generation_ms = at;
         let gone: Vec<NodeId> = self.members.keys().filter(|n| !remain.contains(n)).copied().collect();
         for node in gone {
             // A member that alone holds a volume stays known, powered off: status says who holds the data.

@@ -5,6 +5,7 @@ mod declare;
 mod friends;
 mod keys;
 mod member;
+mod outlived;
 mod placement;
 mod removal;
 mod restore;
@@ -36,6 +37,10 @@ impl State {
     /// Every handler checks first and changes afterwards, so that an error has changed nothing.
     fn decide(&mut self, proposal: &Proposal) -> Applied {
         let at = proposal.at_ms;
+        if let Some(outlived) = self.stands_down().filter(|_| self.is_in_vain(&proposal.command)) {
+            let home = self.home.as_ref().map_or_else(|| "this home".into(), ToString::to_string);
+            return invalid(format!("{}: {}", outlived.what(&home), outlived.next()));
+        }
         match &proposal.command {
             Command::Found { home, radiator, address, authority_pem, timing } => {
                 self.found(at, home, radiator, *address, authority_pem, *timing)
@@ -120,6 +125,10 @@ impl State {
             Command::NoteBackup { subject, friend, was, record } => {
                 self.note_backup(at, subject, friend, was, record)
             }
+            Command::StandDown { generation, since_ms, from } => {
+                self.stand_down(at, *generation, *since_ms, from)
+            }
+            Command::Overrule { generation } => self.overrule(at, *generation),
         }
     }
 

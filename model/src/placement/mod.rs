@@ -105,6 +105,10 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Plan {
     home::members(state, observed, now, &mut plan.actions);
     let Some(spec) = state.spec() else { return plan };
     let view = View { state, observed, now, spec };
+    if let Some(outlived) = state.stands_down() {
+        service::stand_down(&view, outlived, &mut plan);
+        return plan;
+    }
     service::reconcile(&view, &mut plan);
     volumes::reconcile(&view, &mut plan.actions);
     address::reconcile(&view, &mut plan.actions);

@@ -7,6 +7,7 @@ use super::{AVOID_MS, Action, ENDED_MAX, Plan, RankedRadiator, Reason, takeover,
 use crate::command::{Command, Why};
 use crate::name::{NodeId, ServiceName};
 use crate::observe::Lease;
+use crate::outlived::Outlived;
 use crate::spec::ServiceSpec;
 use crate::state::{Phase, Service};
 
@@ -110,13 +111,39 @@ pub(super) fn reconcile(view: &View<'_>, plan: &mut Plan) {
 /// its end is told in its place, once its lease has surely ended.
 fn removed(view: &View<'_>, name: &ServiceName, service: &Service, plan: &mut Plan) {
     let Some(active) = service.active else { return };
+    end_where_it_is(view, name, service, active, plan);
+    let sentence = format!("{name} was removed and is stopping in {}", view.name(active));
+    plan.reasons.insert(name.clone(), Reason { sentence, ranks: vec![] });
+}
+
+fn end_where_it_is(view: &View<'_>, name: &ServiceName, service: &Service, active: NodeId, plan: &mut Plan) {
     let ended = view.observed.leases.get(name) == Some(&Lease::Ended);
     if ended && !view.lively(active) {
         let command = Command::Stopped { service: name.clone(), epoch_was: service.epoch, node: active };
         plan.actions.push(Action::Propose(command));
     }
-    let sentence = format!("{name} was removed and is stopping in {}", view.name(active));
-    plan.reasons.insert(name.clone(), Reason { sentence, ranks: vec![] });
+}
+
+/// The home was recovered elsewhere: everything stops where it is, the address is let go, nothing starts. Volumes stay as
+/// they are.
+pub(super) fn stand_down(view: &View<'_>, outlived: &Outlived, plan: &mut Plan) {
+    for (name, service) in &view.state.services {
+        let generation = outlived.generation;
+        let sentence = match service.active {
+            Some(active) => {
+                end_where_it_is(view, name, service, active, plan);
+                let here = view.name(active);
+                format!("{name} is stopping in {here}: generation {generation} of this home lives elsewhere")
+            }
+            None => format!("{name} stays down: generation {generation} of this home lives elsewhere"),
+        };
+        plan.reasons.insert(name.clone(), Reason { sentence, ranks: vec![] });
+    }
+    let address = &view.state.address;
+    if address.holder.is_some() {
+        let nobody = Command::HoldAddress { epoch_was: address.epoch, to: None };
+        plan.actions.push(Action::Propose(nobody));
+    }
 }
 
 /// Nobody is active: the wish, else where a move was going, else the best radiator.

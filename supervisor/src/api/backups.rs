@@ -31,6 +31,12 @@ pub struct BackupLine {
     pub drilled_ms: Option<UnixMs>,
     /// What the last restore that was tried came to, also one that failed.
     pub drill: Option<DrillLine>,
+    /// When the vault was last asked about random ranges of packs.
+    pub asked_ms: Option<UnixMs>,
+    /// Ranges that it was asked about so far.
+    pub asked_ranges: u64,
+    /// Those of which it had the bytes.
+    pub kept_ranges: u64,
     /// restic's name of the last snapshot.
     pub snapshot: Option<String>,
     /// Where it was made.
@@ -118,6 +124,7 @@ impl BackupLine {
             _ => "not proved",
         };
         let failure = record.failure.as_ref();
+        let asked = record.asked.as_ref();
         Self {
             subject: subject.into(),
             friend: friend.into(),
@@ -126,6 +133,9 @@ impl BackupLine {
             proved_ms: record.proven,
             drilled_ms: record.drilled,
             drill: record.drill.as_ref().map(DrillLine::from),
+            asked_ms: asked.map(|asked| asked.at),
+            asked_ranges: asked.map_or(0, |asked| asked.ranges),
+            kept_ranges: asked.map_or(0, |asked| asked.kept),
             snapshot: record.snapshot.clone(),
             by,
             failure: failure.map(|f| f.why.clone()),

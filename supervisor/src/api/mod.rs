@@ -189,6 +189,8 @@ pub enum Request {
         /// The generation that it says.
         generation: u64,
     },
+    /// This home goes on beside a later generation of itself, which a thief has made.
+    Resume,
     /// A friend is reached elsewhere.
     ReaddressFriend {
         /// Who.

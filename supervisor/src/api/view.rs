@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
 use thermidor_model::observe::{CatchUp, Instance, ProbeReport, Readiness, ReplicaState, Report};
+use thermidor_model::outlived::Outlived;
 use thermidor_model::placement::Reason;
 use thermidor_model::spec::{Heats, RadiatorSpec, VolumeDriver};
 use thermidor_model::state::{Phase, Role, Service, State, Volume};
@@ -63,8 +64,26 @@ pub struct Home {
     /// Restores under way.
     #[serde(default)]
     pub restores: Vec<RestoreLine>,
+    /// The later generation of the home that was heard of, if there is one.
+    #[serde(default)]
+    pub outlived: Option<OutlivedLine>,
     /// What a person should know or do.
     pub warnings: Vec<String>,
+}
+
+/// A later generation of the home, elsewhere.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutlivedLine {
+    /// Its number.
+    pub generation: u64,
+    /// When it began, by its own clock, Unix ms; `None`: it did not say.
+    pub since_ms: Option<UnixMs>,
+    /// Whose vault has handed its word on.
+    pub from: String,
+    /// When it was heard here, Unix ms.
+    pub heard_ms: UnixMs,
+    /// Whether this home stands down before it; not once a person had it go on.
+    pub stands_down: bool,
 }
 
 /// The floating address.
@@ -290,6 +309,9 @@ impl Home {
             warnings.push("nothing is declared yet: `thermidor apply home.yaml`".into());
         }
         warnings.extend(keys_missing(state));
+        if let Some(words) = outlived_words(state) {
+            warnings.insert(0, words);
+        }
         let volumes: Vec<_> =
             state.volumes.iter().map(|(n, v)| volume_line(state, leader, n.as_str(), v)).collect();
         warnings.extend(volumes.iter().filter(|v| v.state == "degraded").map(|v| {
@@ -322,9 +344,38 @@ impl Home {
             kit: super::recovery::kit_line(state),
             restores: super::recovery::restore_lines(state),
             backups: Vec::new(),
+            outlived: state.outlived.as_ref().map(outlived_line),
             warnings,
         }
     }
+}
+
+fn outlived_line(known: &Outlived) -> OutlivedLine {
+    OutlivedLine {
+        generation: known.generation,
+        since_ms: (known.since_ms > 0).then_some(known.since_ms),
+        from: known.from.to_string(),
+        heard_ms: known.heard_ms,
+        stands_down: known.overruled_ms.is_none(),
+    }
+}
+
+/// What a person has to know where a later generation of the home lives elsewhere.
+fn outlived_words(state: &State) -> Option<String> {
+    let known = state.outlived.as_ref()?;
+    let home = state.home.as_ref().map(ToString::to_string).unwrap_or_default();
+    let time = i64::try_from(known.since_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let since = time.filter(|_| known.since_ms > 0).map_or_else(String::new, |time| {
+        format!(" ({})", time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M"))
+    });
+    let what = known.what(&home);
+    Some(match known.overruled_ms {
+        None => format!("{what}{since}: its services are stopped here, its data stay; {}", known.next()),
+        Some(_) => format!(
+            "{what}{since}, and goes on here because a person said so: friends that believe in that generation take \
+             nothing from here; pair with them anew"
+        ),
+    })
 }
 
 fn radiator_lines(state: &State, leader: Option<&LeaderView>) -> Vec<RadiatorLine> {

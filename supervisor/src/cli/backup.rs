@@ -54,14 +54,22 @@ pub fn main(paths: &Paths, verb: BackupVerb) -> Result<(), Refused> {
     }
 }
 
-fn row(line: &BackupLine) -> [String; 6] {
+fn row(line: &BackupLine) -> [String; 7] {
     let time = |ms: Option<u64>| ms.map_or("-".into(), local_time);
     let state = match (&line.progress, &line.failure) {
         (Some((done, total)), _) if *total > 0 => format!("runs: {} of {}", bytes(*done), bytes(*total)),
         (_, Some(why)) => format!("{}: {why}", line.state),
         _ => line.state.clone(),
     };
-    [line.subject.clone(), line.friend.clone(), time(line.made_ms), time(line.proved_ms), tried(line), state]
+    [
+        line.subject.clone(),
+        line.friend.clone(),
+        time(line.made_ms),
+        time(line.proved_ms),
+        tried(line),
+        asked(line),
+        state,
+    ]
 }
 
 /// What the last restore that was tried came to.
@@ -78,6 +86,15 @@ fn tried(line: &BackupLine) -> String {
     }
 }
 
+/// How many random ranges of what lies there were asked about, and whether all of them are kept.
+fn asked(line: &BackupLine) -> String {
+    match (line.kept_ranges, line.asked_ranges) {
+        (_, 0) => "-".into(),
+        (kept, ranges) if kept == ranges => format!("{ranges}, all kept"),
+        (kept, ranges) => format!("{kept} of {ranges} kept"),
+    }
+}
+
 fn list(paths: &Paths, format: Format) -> Result<(), Refused> {
     let list: BackupList = client::ask_for(paths, &Request::Backups)?;
     for silent in &list.silent {
@@ -91,7 +108,7 @@ fn list(paths: &Paths, format: Format) -> Result<(), Refused> {
             Ok(())
         }
         Format::Table => {
-            let header = ["SERVICE", "FRIEND", "LAST", "PROVED", "RESTORE TRIED", "STATE"];
+            let header = ["SERVICE", "FRIEND", "LAST", "PROVED", "RESTORE TRIED", "ASKED", "STATE"];
             print_line(&table(header, list.items.iter().map(row)));
             Ok(())
         }

@@ -118,6 +118,23 @@ pub fn leave(paths: &Paths, radiator: Option<RadiatorName>) -> Result<(), Refuse
     Ok(())
 }
 
+/// Has the home go on beside a later generation of itself.
+pub fn resume(paths: &Paths, kit_was_stolen: bool) -> Result<(), Refused> {
+    if !kit_was_stolen {
+        return Err(Refused::because(
+            "two homes of one name and one kit serve then, and mail is split between them: only if nobody of this home \
+             has recovered or rescued it, run `thermidor resume --kit-was-stolen`",
+        ));
+    }
+    client::ask(paths, &Request::Resume)?;
+    println!("This home goes on: its services start again.");
+    println!(
+        "Whoever has the kit can read every backup at your friends'. Tell them by voice; each that believes in the thief's \
+         generation takes nothing from here before you have paired anew."
+    );
+    Ok(())
+}
+
 /// Takes it out and changes the keys that are on its disk, then says what the thief has seen.
 pub fn stolen(paths: &Paths, radiator: RadiatorName) -> Result<(), Refused> {
     let done: Stolen = client::ask_for(paths, &Request::LeaveStolen { radiator: radiator.clone() })?;

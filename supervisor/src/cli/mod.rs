@@ -170,6 +170,12 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Go on although this home was recovered elsewhere: somebody has stolen its recovery kit.
+    Resume {
+        /// Nobody of this home has recovered or rescued it: it was whoever has stolen the kit.
+        #[arg(long)]
+        kit_was_stolen: bool,
+    },
     /// Move a service to a radiator.
     Move {
         /// Which.
@@ -369,6 +375,7 @@ fn run(paths: &Paths, verb: Verb) -> Result<(), Refused> {
         Verb::Leave { radiator: Some(radiator), stolen: true } => home::stolen(paths, radiator),
         Verb::Leave { radiator, .. } => home::leave(paths, radiator),
         Verb::Rescue { others_are_unplugged } => home::rescue(paths, others_are_unplugged),
+        Verb::Resume { kit_was_stolen } => home::resume(paths, kit_was_stolen),
         Verb::Recover(args) => recover::main(paths, &args),
         Verb::Friend { verb } => friends::main(paths, verb),
         Verb::Restore(args) => restore::main(paths, args),

@@ -333,10 +333,12 @@ impl Leader {
 fn is_at_rest(state: &State, observed: &Observed) -> bool {
     let heard = |node: &NodeId| observed.silent_ms.get(node).is_some_and(|ms| *ms <= REST_SILENT_MAX_MS);
     let held = |lease: &Lease| *lease == Lease::MayBeHeld;
+    // A home that was recovered elsewhere is at rest once nothing is active.
+    let stands_down = state.stands_down().is_some();
     observed.leading_ms > REST_AFTER_MS
         && state.members.keys().all(heard)
-        && state.services.values().all(|service| service.active.is_some())
-        && observed.leases.values().all(held)
+        && state.services.values().all(|service| service.active.is_some() != stands_down)
+        && (stands_down || observed.leases.values().all(held))
         && (state.address.holder.is_none() || held(&observed.address_lease))
 }
 
@@ -391,5 +393,20 @@ mod tests {
             o.address_lease = Lease::Ended;
         };
         assert!(!but(holder), "the address's lease has ended");
+        let outlived = |s: &mut State, o: &mut Observed| {
+            let from = thermidor_model::name::HomeName::new("alpes").unwrap();
+            let command = Command::StandDown { generation: 2, since_ms: 0, from };
+            s.apply(&Proposal { at_ms: 0, command });
+            o.leases.values_mut().for_each(|lease| *lease = Lease::Ended);
+        };
+        assert!(!but(outlived), "its services are stopping");
+        let stopped = |s: &mut State, o: &mut Observed| {
+            let from = thermidor_model::name::HomeName::new("alpes").unwrap();
+            let command = Command::StandDown { generation: 2, since_ms: 0, from };
+            s.apply(&Proposal { at_ms: 0, command });
+            s.services.values_mut().for_each(|service| service.active = None);
+            o.leases.values_mut().for_each(|lease| *lease = Lease::Ended);
+        };
+        assert!(but(stopped), "a home that stands down has nothing left to do");
     }
 }

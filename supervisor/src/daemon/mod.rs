@@ -6,6 +6,7 @@ mod climate;
 mod containers;
 mod found;
 mod friends;
+mod generations;
 mod guard_link;
 mod health;
 mod kit;
@@ -132,6 +133,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(restores::run(context.clone()));
         tasks.spawn(backups::run(context.clone()));
         tasks.spawn(friends::run(context.clone()));
+        tasks.spawn(generations::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {

@@ -99,6 +99,7 @@ impl Context {
             Request::ConfirmGeneration { home, generation } => {
                 Command::ConfirmGeneration { home, generation }
             }
+            Request::Resume => Command::Overrule { generation: later_generation(state)? },
             Request::RemoveFriend { home } => Command::RemoveFriend { home },
             Request::Restore { service, ask } => self.restore_order(state, service, ask)?,
             Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
@@ -154,6 +155,13 @@ pub(super) fn value<T: serde::Serialize>(of: &T) -> Result<Value, Refused> {
 pub(super) fn member(state: &State, name: &RadiatorName) -> Result<NodeId, Refused> {
     state.node(name).ok_or_else(|| {
         Refused::because(format!("there is no radiator {name}: `thermidor radiator ls` lists them"))
+    })
+}
+
+/// The generation before which this home stands down.
+fn later_generation(state: &State) -> Result<u64, Refused> {
+    state.outlived.as_ref().map(|known| known.generation).ok_or_else(|| {
+        Refused::because("this home has heard of no later generation of itself: nothing is stopped for it")
     })
 }
 

@@ -422,3 +422,38 @@ fn the_same_question_has_the_same_answer() {
     assert_eq!(home.plan(), home.plan());
     assert_eq!(home.observed.voters, BTreeSet::from([1, 2, 3]));
 }
+
+#[test]
+fn a_home_that_was_recovered_elsewhere_stops_lets_the_address_go_and_stays_down() {
+    let mut home = Home::running_in(SALON);
+    home.run(20_000);
+    assert!(home.state.address.holder.is_some());
+    let from = crate::name::HomeName::new("alpes").unwrap();
+    home.apply(Command::StandDown { generation: 2, since_ms: 0, from });
+    assert_eq!(home.sentence(), "mail is stopping in salon: generation 2 of this home lives elsewhere");
+    home.run(20_000);
+    assert_eq!((home.active(), home.state.address.holder), (None, None));
+    let volumes = home.state.volumes.clone();
+    // Whatever the heat wants, and whoever comes and goes.
+    home.demand_w = [(BUREAU, 240.0)].into();
+    home.alive.remove(&CAVE);
+    home.run(60_000);
+    assert_eq!((home.commands(), home.active()), (vec![], None));
+    assert_eq!(home.sentence(), "mail stays down: generation 2 of this home lives elsewhere");
+    assert_eq!(home.state.volumes, volumes);
+    home.alive.insert(CAVE);
+    home.apply(Command::Overrule { generation: 2 });
+    home.run(20_000);
+    assert!(home.active().is_some(), "a person had it go on");
+}
+
+#[test]
+fn an_active_that_was_gone_when_its_home_was_outlived_is_told_to_have_stopped() {
+    let mut home = Home::running_in(SALON);
+    home.unplug_salon();
+    let from = crate::name::HomeName::new("alpes").unwrap();
+    home.apply(Command::StandDown { generation: 2, since_ms: 0, from });
+    home.run(30_000);
+    assert_eq!(home.active(), None);
+    assert!(home.sentence().contains("stays down"), "{}", home.sentence());
+}

@@ -12,6 +12,7 @@ use super::Context;
 use crate::clock::unix_ms;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thermidor_backup::restic::{Progress, Restic, ResticError, Settings};
@@ -69,6 +70,12 @@ impl Desk {
     }
 }
 
+/// Where the retention challenges of a pair are kept. On this radiator alone: what a copy, an export or another radiator
+/// brought back could be asked a second time.
+fn challenges(data: &Path, subject: &Subject, friend: &HomeName) -> PathBuf {
+    data.join("backup").join("challenges").join(friend.as_str()).join(format!("{subject}.json"))
+}
+
 /// Backs up for as long as the daemon lives.
 pub async fn run(context: Context) {
     if let Err(e) = stage::sweep(&context.paths.data) {
@@ -105,6 +112,10 @@ impl Context {
         leader: Option<NodeId>,
         awake: u64,
     ) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
+        // The later generation's backups are the home's from now on.
+        if state.stands_down().is_some() {
+            return Vec::new();
+        }
         let me = self.node.id();
         let mut wishes = wishes(state);
         wishes.retain(|wish| backs_up(state, &wish.subject, leader) == Some(me));

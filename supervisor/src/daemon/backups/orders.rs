@@ -115,6 +115,10 @@ impl Context {
         to: Option<HomeName>,
         task: Task,
     ) -> Result<Value, Refused> {
+        if let Some(outlived) = state.stands_down() {
+            let home = state.home.as_ref().map(ToString::to_string).unwrap_or_default();
+            return Err(Refused::because(format!("{}: {}", outlived.what(&home), outlived.next())));
+        }
         let pairs = wanted(state, subject.as_ref(), to.as_ref())?;
         let leader = self.node.leadership().borrow().leader;
         let mut ordered = Ordered { pairs: Vec::new() };

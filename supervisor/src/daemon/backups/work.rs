@@ -97,7 +97,7 @@ impl Work {
         let restic = self.desk.restic(context).await?;
         let stage = match self.task {
             Task::Backup => Some(Stage::take(context, state, &self.subject).await?),
-            Task::Prove | Task::Drill => None,
+            Task::Prove | Task::Drill | Task::Ask => None,
         };
         Ok((kit, restic, stage))
     }
@@ -176,6 +176,7 @@ impl With<'_> {
             generation: state.generation,
             vault: friend.clone(),
             subject: work.subject.clone(),
+            challenges: super::challenges(&context.paths.data, &work.subject, friend),
         };
         let mut record = match self.stage {
             Some(stage) => {
@@ -193,6 +194,7 @@ impl With<'_> {
             None if work.task == Task::Drill => {
                 return drill::run(context, state, &round, &door, was).await;
             }
+            None if work.task == Task::Ask => round.ask(was, unix_ms).await,
             None => round.prove(was, unix_ms).await,
         };
         // What restic calls unreachable, in the words of whoever was dialed.
