@@ -49,7 +49,7 @@ async fn messages_are_counted_alike_by_imap_and_in_the_maildir_whatever_the_fold
     let mut imap = inbox(ip, &paper, "marie", "sesame").await.unwrap();
     let number = arrives(&mut imap, "<counted@test>").await;
     // The parent of the last is none that can be opened.
-    for folder in ["\"Aunt M & co\"", "\"a (b) \\\"c\\\"\"", "Sent", "Parent.Child"] {
+    for folder in ["\"Aunt M &- co\"", "\"a (b) \\\"c\\\"\"", "Sent", "Parent.Child"] {
         match imap.ask(&format!("CREATE {folder}")).await {
             Err(why) if why.contains("ALREADYEXISTS") => {}
             made => drop(made.unwrap()),

@@ -477,5 +477,7 @@ fn a_replica_of_a_volume_at_rest_waits_for_no_flush_of_the_file_system() {
         .output()
         .unwrap();
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    // A write may be sent with what follows it, or a little later.
+    std::thread::sleep(std::time::Duration::from_millis(400));
     home.wait(control(&home, 2).take_snapshot(name("rest"))).unwrap();
 }
