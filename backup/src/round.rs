@@ -149,7 +149,7 @@ impl Round<'_> {
         record.made = Some(taken);
         record.snapshot = Some(made.snapshot.to_string());
         let number = record.head.as_ref().map(|mark| mark.number);
-        let mark = self.sign_head(&folder, number, &known.unwrap_or_default(), now).await?;
+        let mark = self.sign_head(&folder, number, &known.unwrap_or_default(), &[], now).await?;
         let mut stock = watch.stock();
         stock.signed(mark.number);
         self.keep_stock(|there| *there = stock);

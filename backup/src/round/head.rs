@@ -2,13 +2,13 @@
 
 use super::{Round, RoundError};
 use crate::vault::{
-    Finding, Folder, Head, Kind, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
+    BlobName, Finding, Folder, Head, Kind, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
 };
 use thermidor_model::backup::{HeadMark, Record};
 use thermidor_model::name::UnixMs;
 
-/// How often a head is numbered anew where another radiator has sent one meanwhile.
-const NUMBERS_MAX: u32 = 3;
+/// How often a head is made anew where another radiator has sent one meanwhile.
+const REFUSED_MAX: u32 = 2;
 
 impl Round<'_> {
     /// Whether all that was there after the last backup is there still, and what was in doubt is whole; answers the head
@@ -50,33 +50,35 @@ impl Round<'_> {
         Err(self.lost(vec![finding]))
     }
 
-    /// Signs what the vault lists, under a number above `last`. `expected` must be there: nothing that was not let go of is
-    /// missing from a signed head.
+    /// Signs what the vault lists less what is let go of, under a number above `last`. `expected` must be there: nothing
+    /// else is missing from a signed head.
     pub(super) async fn sign_head(
         &self,
         folder: &Folder,
         last: Option<u64>,
         expected: &Head,
+        let_go: &[(Kind, BlobName)],
         now: &impl Fn() -> UnixMs,
     ) -> Result<HeadMark, RoundError> {
-        let mut visit = self.visit().await?;
-        let head = visit.list(folder, now()).await?;
-        self.none_lost(expected.compare(&head))?;
-        let hash = hash(&head)?;
         // Numbers rise for all that is said to this vault, whichever radiator says it: the clock's are as good as any.
         let mut number = next(last, now());
-        for again in 1.. {
-            let signed = self.signed(folder, number, Says::Head(head.clone()))?;
+        let mut refused = 0;
+        loop {
+            let mut visit = self.visit().await?;
+            let head = visit.list(folder, now()).await?.without(let_go);
+            self.none_lost(expected.compare(&head))?;
+            let hash = hash(&head)?;
+            let signed = self.signed(folder, number, Says::Head(head))?;
             match visit.send_head(folder, &signed).await {
-                Ok(()) => break,
-                Err(VisitError::Refused { .. }) if again < NUMBERS_MAX => {
-                    visit = self.visit().await?;
+                Ok(()) => return Ok(HeadMark { number, hash }),
+                // Another radiator was faster, and may have brought something: it is looked at anew.
+                Err(VisitError::Refused { .. }) if refused < REFUSED_MAX => {
+                    refused += 1;
                     number = (number + 1).max(now());
                 }
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(HeadMark { number, hash })
     }
 
     pub(super) fn signed(&self, folder: &Folder, number: u64, says: Says) -> Result<Signed, RoundError> {

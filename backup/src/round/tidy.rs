@@ -1,4 +1,4 @@
-//! Old snapshots go: what that frees is announced to the vault by a signed list, and the head is signed anew.
+//! Old snapshots go: the head is signed anew without what that frees, which is announced to the vault by a signed list.
 
 use super::head::next;
 use super::{Round, RoundError, close};
@@ -9,8 +9,8 @@ use thermidor_model::backup::Record;
 use thermidor_model::name::UnixMs;
 
 impl Round<'_> {
-    /// Forgets old snapshots: restic says which blobs that frees, the vault is told by a signed list, and deletes them once
-    /// the agreed time has passed. Where somebody has made a snapshot meanwhile nothing is announced, and the next time
+    /// Forgets old snapshots: restic says which blobs that frees, a head without them is signed, the vault is told by a signed
+    /// list, and deletes them once the agreed time has passed. Where somebody has made a snapshot meanwhile nothing is announced, and the next time
     /// does it.
     pub async fn tidy(&self, keep: &Keep, was: &Record, now: impl Fn() -> UnixMs) -> Record {
         let mut record = was.clone();
@@ -40,19 +40,18 @@ impl Round<'_> {
                 return Ok(());
             }
             let known = self.known(&mut visit, &folder, record).await?.unwrap_or_default();
-            let number = next(record.head.as_ref().map(|mark| mark.number), now());
-            let says = Says::Delete(forget.blobs.clone());
-            let announced = visit.announce(&self.signed(&folder, number, says)?).await;
-            let expected = if announced.is_ok() { known.without(&forget.blobs) } else { known };
-            // What was repacked is there in any case: the head is signed anew before anything is made of a refusal.
-            let mark = self.sign_head(&folder, Some(number), &expected, now).await?;
-            let gone = if announced.is_ok() { &forget.blobs[..] } else { &[] };
+            // The head goes first: whoever loses its power after it has left a vault that shows more than it must, not less.
+            let last = record.head.as_ref().map(|mark| mark.number);
+            let expected = known.without(&forget.blobs);
+            let mark = self.sign_head(&folder, last, &expected, &forget.blobs, now).await?;
             self.keep_stock(|stock| {
-                stock.forget(gone);
+                stock.forget(&forget.blobs);
                 stock.signed(mark.number);
             });
+            let number = next(Some(mark.number), now());
             record.head = Some(mark);
-            announced?;
+            let list = self.signed(&folder, number, Says::Delete(forget.blobs))?;
+            self.visit().await?.announce(&list).await?;
         }
         record.tidied = Some(now());
         Ok(())

@@ -348,6 +348,43 @@ async fn a_friend_that_is_away_passes_by_itself_and_another_kit_needs_a_person()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_did_not_reach_the_vault_or_was_not_noted_leaves_no_loss_and_is_sent_again() {
+    if skip("a_list_that_did_not_reach_the_vault_or_was_not_noted_leaves_no_loss_and_is_sent_again") {
+        return;
+    }
+    let bob = Bob::new().await;
+    let mut record = Record::default();
+    for n in 0..3 {
+        bob.message(10 + n);
+        record = bob.back_up(&record, NOW + n * 1000).await;
+        assert_eq!(record.failure, None);
+    }
+    let keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let share = |percent| {
+        let mut terms = terms();
+        (terms.key, terms.share_percent) = (Some(bob.kit.signer().unwrap().public()), percent);
+        bob.stage.vault.lend(&home("bob"), terms).unwrap();
+    };
+    // The head is signed, and the list is not taken: as where the power fails between the two.
+    share(0);
+    let half = bob.round().tidy(&keep, &record, || now).await;
+    assert!(half.failure.is_some() && half.head != record.head && half.tidied.is_none(), "{half:?}");
+    assert_eq!(bob.stage.vault.deletions(&home("bob")).len(), 0);
+    for noted in [&half, &record] {
+        assert_eq!(bob.round().prove(noted, || now + 500).await.failure, None, "nothing is missing");
+    }
+    share(100);
+    let next = bob.back_up(&half, now + 1000).await;
+    assert_eq!(next.failure, None);
+    let whole = bob.round().tidy(&keep, &next, || now + 2000).await;
+    assert_eq!((whole.failure.clone(), whole.tidied), (None, Some(now + 2000)));
+    assert_eq!(bob.stage.vault.deletions(&home("bob")).len(), 1);
+    // Who was to note it died: whoever goes on from what was known before finds no loss either.
+    assert_eq!(bob.back_up(&next, now + 3000).await.failure, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_snapshots_are_forgotten_by_a_signed_list_and_the_next_round_misses_nothing() {
     if skip("old_snapshots_are_forgotten_by_a_signed_list_and_the_next_round_misses_nothing") {
         return;
