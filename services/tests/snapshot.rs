@@ -15,6 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use thermidor_model::observe::ReplicaState;
 use thermidor_model::{NodeId, SnapshotName};
 use thermidor_services::volume::control::VolumeControl;
@@ -24,6 +25,8 @@ use thermidor_services::volume::snapshot::{SnapshotView, Way};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
+/// A write is sent with what follows it, or this much later.
+const SENT_WITHIN: Duration = Duration::from_millis(400);
 
 /// Not a test: what this binary is when it is started as a volume process.
 #[test]
@@ -441,13 +444,14 @@ fn a_replica_promises_nothing_that_is_not_flushed() {
     home.until_in_sync(&[1, 2]);
     deliver(&at, 0).unwrap();
     home.wait(control(&home, 2).take_snapshot(name("quiet"))).unwrap();
-    // Past the page cache, so that it is sent at once, and flushed by nobody.
+    // Past the page cache, so that it is sent, and flushed by nobody before two seconds are over.
     let written = Command::new("dd")
         .args(["if=/dev/urandom", "bs=4096", "count=8", "seek=1", "conv=notrunc", "oflag=direct"])
         .arg(format!("of={}", at.join("board").display()))
         .output()
         .unwrap();
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    std::thread::sleep(SENT_WITHIN);
     home.signal(1, Signal::STOP);
     let early = home.wait(control(&home, 2).take_snapshot(name("early")));
     home.signal(1, Signal::CONT);
@@ -477,7 +481,6 @@ fn a_replica_of_a_volume_at_rest_waits_for_no_flush_of_the_file_system() {
         .output()
         .unwrap();
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
-    // A write may be sent with what follows it, or a little later.
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    std::thread::sleep(SENT_WITHIN);
     home.wait(control(&home, 2).take_snapshot(name("rest"))).unwrap();
 }
