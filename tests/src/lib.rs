@@ -14,7 +14,7 @@ pub mod withheld;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use thermidor_supervisor::demo::lab::images::Image;
-use thermidor_supervisor::demo::lab::{Lab, Options};
+use thermidor_supervisor::demo::lab::{Lab, Options, registry};
 
 /// The program of that name built beside this test or bench.
 pub fn program(name: &str) -> Result<PathBuf> {
@@ -45,7 +45,7 @@ pub fn lab(test: &str, radiators: &[&str], images: &[Image]) -> Result<Lab> {
     Ok(lab)
 }
 
-/// What a lab has left on this computer: control groups, folders, mounts.
+/// What a lab has left on this computer: control groups, folders, mounts, loop devices.
 pub fn traces(lab: &str, dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"] {
@@ -61,5 +61,7 @@ pub fn traces(lab: &str, dir: &Path) -> Vec<String> {
     }
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     found.extend(mounts.lines().filter(|l| l.contains(lab)).map(str::to_owned));
+    let loops = registry::orphaned_loops().expect("the loop devices of this computer");
+    found.extend(loops.iter().map(|device| device.display().to_string()));
     found
 }

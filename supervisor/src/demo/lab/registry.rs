@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use thermidor_services::volume::group;
+use thermidor_services::volume::device::loops_of;
+use thermidor_services::volume::{export, group};
 
 /// Where labs are registered, one file each; machines see their own folders below it.
 pub const REGISTRY: &str = "/run/thermidor-lab";
@@ -176,6 +177,7 @@ pub fn sweep_one(name: &str) -> Result<(), LabError> {
     let inside = Path::new(REGISTRY).join(name);
     detach_loops(&[&entry.dir, &inside])?;
     own.remove()?;
+    detach_orphans()?;
     // In a version 1 hierarchy the radiators' processes have theirs where this one was started.
     group::sweep().map_err(at("sweep", Path::new("/sys/fs/cgroup")))?;
     unmount_below(&entry.dir)?;
@@ -218,6 +220,25 @@ fn detach_loops(dirs: &[&Path]) -> Result<(), LabError> {
         }
         Ok((!left).then_some(()))
     })
+}
+
+/// Loop devices over a volume's export that nobody has mounted any more: a machine's mounts go with its last process, and
+/// the kernel then names such a file from the root of its own file system. There is no such file here.
+pub fn orphaned_loops() -> Result<Vec<PathBuf>, LabError> {
+    let export = Path::new("/").join(export::FILE);
+    if export.exists() {
+        return Ok(Vec::new());
+    }
+    loops_of(&export).map_err(at("list", Path::new("/sys/block")))
+}
+
+/// Each of them is of no use to anybody. One that is still held goes with whoever holds it.
+fn detach_orphans() -> Result<(), LabError> {
+    for device in orphaned_loops()? {
+        // One that went away meanwhile is what is wanted.
+        output(Command::new("losetup").arg("-d").arg(device)).ok();
+    }
+    Ok(())
 }
 
 /// Takes away mounts of this computer below a folder: machines mount in their own view, so
