@@ -2,12 +2,11 @@
 //! makes of them that has lost, changed or withheld something, or was put back to an old state.
 
 use crate::restic::skip;
-use crate::round::{Bob, NOW, copy, why};
-use crate::stage::{Stage, home, listen, noise, terms};
+use crate::round::{Bob, NOW, ONE_A_DAY, clock, copy, why};
+use crate::stage::{Stage, home, listen, noise};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use thermidor_backup::restic::Keep;
 use thermidor_backup::stock::Stock;
 use thermidor_backup::vault::{BlobName, Caller, Challenge, Kind, RANGE_MAX};
 use thermidor_model::backup::{Passes, Record};
@@ -160,36 +159,43 @@ async fn an_old_state_that_was_put_back_is_noticed_by_asking_alone() {
     std::fs::remove_dir_all(&friends).unwrap();
     copy(&earlier.join("friends"), &friends);
     bob.stage.vault.close(&home("bob"));
-    let mut terms = terms();
-    terms.key = Some(bob.kit.signer().unwrap().public());
-    bob.stage.vault.lend(&home("bob"), terms).unwrap();
+    bob.agree(|_| ());
     let found = bob.ask_all(&second, NOW + 2 * HOUR).await;
     let (text, passes) = why(&found);
     assert!(text.contains("is not shown when it is asked for") && passes == Passes::ByAPerson, "{text}");
 }
 
-/// Passes connections on and keeps all that was asked.
-async fn overheard(onto: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<Mutex<Vec<u8>>>) {
+/// Passes connections on, and shows each piece of what is asked before.
+async fn passed_on(
+    onto: std::net::SocketAddr,
+    see: impl Fn(&[u8]) + Clone + Send + 'static,
+) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let all = heard.clone();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let (mut from, mut to) = stream.into_split();
             let (mut back, mut on) = TcpStream::connect(onto).await.unwrap().into_split();
-            let all = all.clone();
+            let see = see.clone();
             tokio::spawn(async move {
-                let mut piece = [0; 4096];
+                let mut piece = vec![0; 1 << 16];
                 while let Ok(count @ 1..) = from.read(&mut piece).await {
-                    all.lock().unwrap().extend_from_slice(&piece[..count]);
+                    see(&piece[..count]);
                     on.write_all(&piece[..count]).await.unwrap();
                 }
             });
             tokio::spawn(async move { tokio::io::copy(&mut back, &mut to).await });
         }
     });
+    at
+}
+
+/// The same, and keeps all that was asked.
+async fn overheard(onto: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let all = heard.clone();
+    let at = passed_on(onto, move |piece| all.lock().unwrap().extend_from_slice(piece)).await;
     (at, heard)
 }
 
@@ -259,18 +265,12 @@ async fn what_was_deleted_in_agreement_is_asked_about_no_more_whichever_radiator
         return;
     }
     let bob = Bob::new().await;
-    let mut record = Record::default();
-    for n in 0..3 {
-        bob.message(10 + n);
-        record = bob.back_up(&record, NOW + n * 1000).await;
-        assert_eq!(record.failure, None);
-    }
+    let record = bob.backed_up_thrice().await;
     // Another radiator's stock, which knows nothing of what follows.
     let theirs = bob.dir.path().join("theirs");
     std::fs::copy(bob.challenges(), &theirs).unwrap();
     let before = bob.in_stock();
-    let keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let (keep, now) = (ONE_A_DAY, clock());
     let tidied = bob.round().tidy(&keep, &record, || now).await;
     assert_eq!(tidied.failure, None);
     let lists = bob.stage.vault.deletions(&home("bob"));
@@ -316,28 +316,13 @@ async fn a_vault_that_shows_less_than_it_took_gets_no_head_signed() {
     // One that is in a head alone that was never noted: the radiator died.
     let old = bob.packs().into_iter().find(|pack| !earlier.contains(pack)).unwrap();
     // Between the comparison and the signature alice drops a pack: once the new snapshot comes.
-    let there = bob.at;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bob.at = listener.local_addr().unwrap();
     let pack = old.clone();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let (mut from, mut to) = stream.into_split();
-            let (mut back, mut on) = TcpStream::connect(there).await.unwrap().into_split();
-            let pack = pack.clone();
-            tokio::spawn(async move {
-                let mut piece = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = from.read(&mut piece).await {
-                    if piece[..count].starts_with(b"POST /bob/mail/snapshots/") {
-                        std::fs::remove_file(&pack).unwrap();
-                    }
-                    on.write_all(&piece[..count]).await.unwrap();
-                }
-            });
-            tokio::spawn(async move { tokio::io::copy(&mut back, &mut to).await });
+    bob.at = passed_on(bob.at, move |piece| {
+        if piece.starts_with(b"POST /bob/mail/snapshots/") {
+            std::fs::remove_file(&pack).unwrap();
         }
-    });
+    })
+    .await;
     bob.message(8);
     let second = bob.back_up(&first, NOW + HOUR).await;
     assert!(!old.exists());

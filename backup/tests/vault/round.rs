@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use thermidor_backup::kit::Kit;
 use thermidor_backup::restic::{Keep, Progress, Restic, Restore};
 use thermidor_backup::round::Round;
-use thermidor_backup::vault::Caller;
+use thermidor_backup::vault::{Caller, Terms};
 use thermidor_model::ServiceName;
 use thermidor_model::backup::{Passes, Record, Subject};
 use tokio::sync::watch;
@@ -79,10 +79,22 @@ impl Bob {
         self.round().back_up(&self.mail, now - 5, was, 2, || now, &progress).await
     }
 
-    /// Alice lends so many bytes from now on.
-    fn lent(&self, quota: u64) {
+    /// Three backups, each with a message more; what is known after the last.
+    pub async fn backed_up_thrice(&self) -> Record {
+        let mut record = Record::default();
+        for n in 0..3 {
+            self.message(10 + n);
+            record = self.back_up(&record, NOW + n * 1000).await;
+            assert_eq!(record.failure, None);
+        }
+        record
+    }
+
+    /// Alice lends on other terms from now on.
+    pub fn agree(&self, change: impl FnOnce(&mut Terms)) {
         let mut terms = terms();
-        (terms.key, terms.quota) = (Some(self.kit.signer().unwrap().public()), quota);
+        terms.key = Some(self.kit.signer().unwrap().public());
+        change(&mut terms);
         self.stage.vault.lend(&home("bob"), terms).unwrap();
     }
 
@@ -90,6 +102,14 @@ impl Bob {
     pub fn kept(&self) -> PathBuf {
         self.stage.folder("repo/mail")
     }
+}
+
+/// Of a day's snapshots the last one stays.
+pub const ONE_A_DAY: Keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
+
+/// Unix ms.
+pub fn clock() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap()
 }
 
 pub fn why(record: &Record) -> (&str, Passes) {
@@ -182,9 +202,7 @@ async fn a_vault_that_drops_the_newest_snapshot_or_goes_back_in_time_is_noticed_
     std::fs::remove_dir_all(&friends).unwrap();
     copy(&earlier.join("friends"), &friends);
     bob.stage.vault.close(&home("bob"));
-    let mut terms = terms();
-    terms.key = Some(bob.kit.signer().unwrap().public());
-    bob.stage.vault.lend(&home("bob"), terms).unwrap();
+    bob.agree(|_| ());
     let back = bob.back_up(&latest, NOW + 5000).await;
     let (text, passes) = why(&back);
     assert!(text.contains("rolled back") && passes == Passes::ByAPerson, "{text}");
@@ -273,14 +291,14 @@ async fn a_vault_without_room_says_whether_the_quota_or_the_disk_is_in_the_way()
     let first = bob.back_up(&Record::default(), NOW).await;
     assert_eq!(first.failure, None);
     let used = bob.stage.vault.usage(&home("bob")).unwrap().used;
-    bob.lent(used + 10_000);
+    bob.agree(|terms| terms.quota = used + 10_000);
     bob.message(5);
     let small = bob.back_up(&first, NOW + 1000).await;
     let (text, passes) = why(&small);
     assert!(text.contains("the quota of") && text.contains("raise `lend`"), "{text}");
     assert_eq!((passes, small.made), (Passes::ByAPerson, first.made));
 
-    bob.lent(1 << 30);
+    bob.agree(|terms| terms.quota = 1 << 30);
     let filler = dir.path().join("filler");
     let _ = std::fs::write(&filler, noise(3, 4 << 20));
     let full = bob.back_up(&small, NOW + 2000).await;
@@ -353,28 +371,17 @@ async fn a_list_that_did_not_reach_the_vault_or_was_not_noted_leaves_no_loss_and
         return;
     }
     let bob = Bob::new().await;
-    let mut record = Record::default();
-    for n in 0..3 {
-        bob.message(10 + n);
-        record = bob.back_up(&record, NOW + n * 1000).await;
-        assert_eq!(record.failure, None);
-    }
-    let keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
-    let share = |percent| {
-        let mut terms = terms();
-        (terms.key, terms.share_percent) = (Some(bob.kit.signer().unwrap().public()), percent);
-        bob.stage.vault.lend(&home("bob"), terms).unwrap();
-    };
+    let record = bob.backed_up_thrice().await;
+    let (keep, now) = (ONE_A_DAY, clock());
     // The head is signed, and the list is not taken: as where the power fails between the two.
-    share(0);
+    bob.agree(|terms| terms.share_percent = 0);
     let half = bob.round().tidy(&keep, &record, || now).await;
     assert!(half.failure.is_some() && half.head != record.head && half.tidied.is_none(), "{half:?}");
     assert_eq!(bob.stage.vault.deletions(&home("bob")).len(), 0);
     for noted in [&half, &record] {
         assert_eq!(bob.round().prove(noted, || now + 500).await.failure, None, "nothing is missing");
     }
-    share(100);
+    bob.agree(|terms| terms.share_percent = 100);
     let next = bob.back_up(&half, now + 1000).await;
     assert_eq!(next.failure, None);
     let whole = bob.round().tidy(&keep, &next, || now + 2000).await;
@@ -390,14 +397,8 @@ async fn old_snapshots_are_forgotten_by_a_signed_list_and_the_next_round_misses_
         return;
     }
     let bob = Bob::new().await;
-    let mut record = Record::default();
-    for n in 0..3 {
-        bob.message(10 + n);
-        record = bob.back_up(&record, NOW + n * 1000).await;
-        assert_eq!(record.failure, None);
-    }
-    let keep = Keep { all_days: 0, daily_days: 7, weekly_days: 0, monthly_days: 0 };
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let record = bob.backed_up_thrice().await;
+    let (keep, now) = (ONE_A_DAY, clock());
     let tidied = bob.round().tidy(&keep, &record, || now).await;
     assert_eq!((tidied.failure.clone(), tidied.tidied), (None, Some(now)));
     let announced = bob.stage.vault.deletions(&home("bob"));
