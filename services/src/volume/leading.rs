@@ -162,10 +162,15 @@ impl Owner {
             DeviceOp::Change(_) => self.unflushed = self.unflushed.or_else(|| Some(Instant::now())),
             DeviceOp::Flush => self.unflushed = None,
         }
-        self.requests += 1;
-        let request = self.requests;
-        self.waiting.insert(request, (payload, done));
+        let request = self.await_answer(payload, done);
         self.handle([Event::Device { request, op }]);
+    }
+
+    /// Keeps what a request brings until it is answered; its number.
+    pub(super) fn await_answer(&mut self, payload: Bytes, done: Done) -> u64 {
+        self.requests += 1;
+        self.waiting.insert(self.requests, (payload, done));
+        self.requests
     }
 
     fn flush_what_nobody_flushes(&mut self) {

@@ -68,10 +68,8 @@ impl Owner {
 
     /// Bytes to write anew are held like those of the kernel's requests; nobody waits for their answer.
     pub(super) fn fetched(&mut self, from: NodeId, extent: u64, payload: Option<Bytes>) {
-        self.requests += 1;
-        let request = self.requests;
         let hash = payload.as_ref().map(|bytes| *blake3::hash(bytes).as_bytes());
-        self.waiting.insert(request, (payload.unwrap_or_default(), Box::new(drop)));
+        let request = self.await_answer(payload.unwrap_or_default(), Box::new(drop));
         self.handle([Event::Fetched(Fetched { request, from, extent, hash })]);
     }
 }

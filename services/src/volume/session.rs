@@ -2,6 +2,7 @@
 //! change of thread costs a flush more than its bytes do, so whoever has a small frame to send writes it at once; the
 //! session's writer takes what is large, what has to be read first, and what the connection does not take at once.
 
+use super::active::lock;
 use super::image::Image;
 use super::wire::{Outgoing, decode, encode};
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,7 @@ use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use thermidor_model::replication::Frame;
 use tokio::sync::oneshot;
@@ -101,10 +102,6 @@ struct Wire {
     line: Mutex<Line>,
     /// For the writer.
     more: Condvar,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts a session on a connection.

@@ -7,7 +7,7 @@ use crate::paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thermidor_model::observe::{ReplicaReport, ReplicaState};
 use thermidor_model::reconcile::Device;
@@ -304,16 +304,19 @@ impl Volumes {
         if let Err(e) = group::sweep() {
             warn!(%volume, "its control group is left: {e}");
         }
-        self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+        self.started().remove(volume);
         let mut found = self.shared.lock();
         found.devices.remove(volume);
         found.replicas.remove(volume);
         found.short.remove(volume);
     }
 
+    fn started(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Instant>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_starting(&self, volume: &VolumeName) -> bool {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        started.get(volume).is_some_and(|at| at.elapsed() <= START_MAX)
+        self.started().get(volume).is_some_and(|at| at.elapsed() <= START_MAX)
     }
 
     /// One volume's process: running, configured, looked at.
@@ -372,7 +375,7 @@ impl Volumes {
         if !self.here().contains(volume) {
             return Ok(());
         }
-        self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.clone(), Instant::now());
+        self.started().insert(volume.clone(), Instant::now());
         let dir = self.paths.volume(volume.as_str());
         std::fs::create_dir_all(&dir)?;
         info!(%volume, "its process is started");
