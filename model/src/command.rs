@@ -412,6 +412,13 @@ pub enum Command {
         /// Whose vault has handed the word on.
         from: HomeName,
     },
+    /// A command whose proposer may send it again where its answer is lost: it is applied once.
+    Once {
+        /// Drawn for this command alone.
+        number: u64,
+        /// What to do; no `Once`.
+        command: Box<Command>,
+    },
     /// `thermidor resume --kit-was-stolen`: this home goes on beside that generation.
     Overrule {
         /// Which one.
@@ -464,7 +471,11 @@ pub enum Refusal {
 
 impl std::fmt::Display for Proposal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{:?}", self.command);
+        let command = match &self.command {
+            Command::Once { command, .. } => command,
+            command => command,
+        };
+        let text = format!("{command:?}");
         f.write_str(text.split([' ', '{']).next().unwrap_or_default())
     }
 }

@@ -2,7 +2,7 @@
 //! Telemetry stays out of it, so an idle home writes nothing.
 
 use crate::backup::{Record, Subject};
-use crate::command::Why;
+use crate::command::{Outcome, Why};
 use crate::friends::{Friend, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::outlived::Outlived;
@@ -19,6 +19,10 @@ pub const STATE_VERSION: u32 = 1;
 
 /// How many events are kept.
 pub const EVENTS_MAX: usize = 500;
+
+/// So many commands that may be sent again are remembered. One that is sent again after so many others is applied again:
+/// they are people's orders, and whoever sends one again stops within seconds.
+pub const ONCE_MAX: usize = 64;
 
 /// How many invitations may be open at once.
 pub const TOKENS_MAX: usize = 64;
@@ -92,6 +96,9 @@ pub struct State {
     pub backups: BTreeMap<Subject, BTreeMap<HomeName, Record>>,
     /// Packed build contexts by their BLAKE3, hex.
     pub contexts: BTreeMap<String, Packed>,
+    /// What came of the last commands that may be sent again, oldest first, at most [`ONCE_MAX`].
+    #[serde(default)]
+    pub once: VecDeque<(u64, Outcome)>,
     /// The last events, oldest first, at most [`EVENTS_MAX`].
     pub events: VecDeque<Event>,
     /// Number of the next event.
@@ -130,6 +137,7 @@ impl Default for State {
             kit: None,
             backups: BTreeMap::new(),
             contexts: BTreeMap::new(),
+            once: VecDeque::new(),
             events: VecDeque::new(),
             next_event: 1,
             notified: 0,

@@ -125,7 +125,7 @@ impl Node {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let command =
             Command::Invite { token_hash: hash_of(&secret), expires_ms: wall_ms().saturating_add(ttl_ms) };
-        if let Outcome::Refused(why) = self.propose(command, Instant::now() + INVITE_MAX).await? {
+        if let Outcome::Refused(why) = self.propose_once(command, Instant::now() + INVITE_MAX).await? {
             return Err(TokenError::Refused(why.to_string()));
         }
         // This member first, if it can let anybody in: it surely is there.

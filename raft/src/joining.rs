@@ -195,7 +195,7 @@ pub(crate) async fn admit(node: &Node, body: &[u8], deadline: Instant) -> Result
     }
     let role = if request.witness { Role::Witness } else { Role::Radiator };
     let command = Command::Join { token_hash, name: request.name, address: request.address, role };
-    let joined = match node.propose(command, deadline).await.map_err(|e| failed(&e))? {
+    let joined = match node.propose_once(command, deadline).await.map_err(|e| failed(&e))? {
         Outcome::Joined(joined) => joined,
         Outcome::Refused(why) => return Err(failed(&why)),
         other => return Err(LineError::Failed(format!("an unexpected outcome: {other:?}"))),

@@ -223,7 +223,7 @@ impl Node {
             return Err(MembershipError::Refused(refusal.to_string()));
         }
         self.set_voters(voters, deadline).await?;
-        match self.propose(Command::Leave { node }, deadline).await? {
+        match self.propose_once(Command::Leave { node }, deadline).await? {
             Outcome::Refused(refusal) => Err(MembershipError::Refused(refusal.to_string())),
             _ => Ok(()),
         }

@@ -9,7 +9,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thermidor_model::{Command, NodeId, Outcome, Proposal};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Between two looks for a leader while none is known.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(25);
@@ -110,6 +110,24 @@ impl Node {
             }
         }
         Err(ProposeError::NoLeader(last))
+    }
+
+    /// The same for what a person ordered: it is sent again where an answer is lost, and applied once.
+    /// [`ProposeError::Unknown`] only where no answer comes before the deadline.
+    pub async fn propose_once(&self, command: Command, deadline: Instant) -> Result<Outcome, ProposeError> {
+        let command = Command::Once { number: rand::random(), command: Box::new(command) };
+        let mut unknown = None;
+        loop {
+            match (self.propose(command.clone(), deadline).await, unknown) {
+                (Ok(outcome), _) => return Ok(outcome),
+                (Err(e @ ProposeError::Unknown(_)), _) if Instant::now() < deadline => {
+                    unknown = Some(e);
+                    sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
+                }
+                // That this attempt came to nothing says nothing of those before.
+                (Err(last), before) => return Err(before.unwrap_or(last)),
+            }
+        }
     }
 
     /// Proposes only if this member leads, and lets no other leader take it: for what was decided from

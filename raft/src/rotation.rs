@@ -106,7 +106,7 @@ impl Node {
             authority_pem: ready.authority_pem.clone(),
             home_key_hash: home_key.hash(),
         };
-        match self.propose(command, deadline).await? {
+        match self.propose_once(command, deadline).await? {
             Outcome::Refused(why) => Err(RotationError::Refused(why.to_string())),
             _ => Ok(number),
         }

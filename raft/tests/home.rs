@@ -107,6 +107,37 @@ async fn a_leader_dies_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_dies_under_orders_and_each_is_carried_out_once() {
+    let machines = three(None).await;
+    let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();
+    let old = leader(&nodes).await;
+    let survivors: Vec<&Node> = nodes.iter().copied().filter(|n| n.id() != old.id()).collect();
+    // Many at once: some are under way when the leader dies.
+    let people = survivors.iter().flat_map(|node| (0..8).map(|person| ((*node).clone(), person)));
+    let people: Vec<_> = people
+        .map(|(node, person)| {
+            tokio::spawn(async move {
+                for round in 0..8 {
+                    let order = tell(format!("{}/{person}/{round}", node.id()));
+                    node.propose_once(order, deadline()).await.expect("an outcome");
+                    tokio::time::sleep(Duration::from_millis(15)).await;
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    old.shutdown().await;
+    for person in people {
+        person.await.unwrap();
+    }
+    same_states(&survivors).await;
+    let there = state(survivors[0]);
+    let times = there.events.iter().filter(|event| event.key == "test").count();
+    assert_eq!((times, told(&there).len()), (2 * 8 * 8, 2 * 8 * 8), "{:?}", there.events);
+    shut_all(machines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_learns_since_when_the_old_one_can_have_proven_nothing() {
     let machines = three(None).await;
     let nodes: Vec<&Node> = machines.iter().map(|m| &m.node).collect();

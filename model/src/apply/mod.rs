@@ -5,6 +5,7 @@ mod declare;
 mod friends;
 mod keys;
 mod member;
+mod once;
 mod outlived;
 mod placement;
 mod removal;
@@ -31,17 +32,16 @@ fn invalid<T>(text: impl Into<String>) -> Result<T, Refusal> {
 impl State {
     /// Applies one proposal; a refused one leaves the state as it was.
     pub fn apply(&mut self, proposal: &Proposal) -> Outcome {
-        self.decide(proposal).unwrap_or_else(Outcome::Refused)
+        self.decide(proposal.at_ms, &proposal.command).unwrap_or_else(Outcome::Refused)
     }
 
     /// Every handler checks first and changes afterwards, so that an error has changed nothing.
-    fn decide(&mut self, proposal: &Proposal) -> Applied {
-        let at = proposal.at_ms;
-        if let Some(outlived) = self.stands_down().filter(|_| self.is_in_vain(&proposal.command)) {
+    fn decide(&mut self, at: UnixMs, command: &Command) -> Applied {
+        if let Some(outlived) = self.stands_down().filter(|_| self.is_in_vain(command)) {
             let home = self.home.as_ref().map_or_else(|| "this home".into(), ToString::to_string);
             return invalid(format!("{}: {}", outlived.what(&home), outlived.next()));
         }
-        match &proposal.command {
+        match command {
             Command::Found { home, radiator, address, authority_pem, timing } => {
                 self.found(at, home, radiator, *address, authority_pem, *timing)
             }
@@ -128,6 +128,7 @@ impl State {
             Command::StandDown { generation, since_ms, from } => {
                 self.stand_down(at, *generation, *since_ms, from)
             }
+            Command::Once { number, command } => self.once(at, *number, command),
             Command::Overrule { generation } => self.overrule(at, *generation),
         }
     }

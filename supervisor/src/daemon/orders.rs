@@ -110,7 +110,7 @@ impl Context {
 
     /// Proposes, and says in words what became of it.
     pub(super) async fn order(&self, command: Command) -> Result<Value, Refused> {
-        match self.node.propose(command, within(ORDER_MAX)).await {
+        match self.node.propose_once(command, within(ORDER_MAX)).await {
             Ok(Outcome::Refused(refusal)) => Err(Refused::because(refusal.to_string())),
             Ok(outcome) => Ok(json!({ "done": format!("{outcome:?}") })),
             Err(e @ ProposeError::Unknown(_)) => Err(Refused::because(format!(
