@@ -10,10 +10,12 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+/// Bytes carried at once in each direction: some records of TLS.
+const CARRIED: usize = 64 << 10;
 /// Connections at once; more wait.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -87,7 +89,8 @@ impl Way {
                 Err(error) => return self.note(|told| told.trouble = Some(error.to_string())),
             };
         self.note(|told| *told = Told { trouble: None, welcome: Some(welcome) });
-        if let Err(error) = copy_bidirectional(&mut client, &mut stream).await {
+        let carried = copy_bidirectional_with_sizes(&mut client, &mut stream, CARRIED, CARRIED).await;
+        if let Err(error) = carried {
             // restic closes what it has no more use for without a word, which is no trouble.
             tracing::debug!(%error, "a connection to a friend's vault broke");
             if error.kind() != io::ErrorKind::BrokenPipe {

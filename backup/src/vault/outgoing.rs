@@ -16,8 +16,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// A piece that is read and sent at once, in bytes.
-const PIECE: usize = 64 << 10;
+/// A piece of a blob that is read and sent at once, in bytes: each goes to another thread and back.
+const PIECE: usize = 256 << 10;
+/// The same of a list.
+const LIST_PIECE: usize = 64 << 10;
 
 /// The list's form with sizes.
 pub(super) const V2: &str = "application/vnd.x.restic.rest.v2";
@@ -167,7 +169,7 @@ fn write_list(
             false => format!("{comma}\"{name}\""),
         };
         piece.extend_from_slice(entry.as_bytes());
-        if piece.len() >= PIECE { send(std::mem::take(&mut piece)) } else { Ok(()) }
+        if piece.len() >= LIST_PIECE { send(std::mem::take(&mut piece)) } else { Ok(()) }
     })?;
     piece.push(b']');
     send(piece)?;

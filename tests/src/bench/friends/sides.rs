@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use thermidor_backup::line::{Forwarder, Own, Pin, Transport};
-use thermidor_backup::vault::Signer;
+use thermidor_backup::restic::{Repository, Secret, Watch};
+use thermidor_backup::stock::Stock;
+use thermidor_backup::vault::{Folder, Signer};
 use thermidor_backup::vault_process::{FriendConfig, Places, VaultConfig};
 use thermidor_model::name::HomeName;
 use zeroize::Zeroizing;
@@ -116,13 +118,14 @@ fn opens(at: SocketAddr) -> Result<()> {
 
 /// One turn: a fresh repository, a backup, a restore that is counted.
 pub async fn measure(side: Side, place: &Path, source: &Path, messages: u64) -> Result<Took> {
-    let (mut servers, mut door) = (Vec::new(), None);
+    let (mut servers, mut door, mut watch) = (Vec::new(), None, None);
     let repository = match side {
         Side::Folder => place.join("repository").display().to_string(),
         Side::Vault => {
             let vault = Vault::start(place)?;
             let open = vault.door().await?;
             let url = format!("rest:http://{}/bob/mail/", open.at());
+            watch = Some(Watch::begin(&at_the_friends(open.at())?, Stock::default()).await?);
             (servers, door) = (vec![vault.process], Some(open));
             url
         }
@@ -135,13 +138,35 @@ pub async fn measure(side: Side, place: &Path, source: &Path, messages: u64) -> 
             format!("rest:http://{at}/")
         }
     };
-    let (repository, place, source) = (repository, place.to_owned(), source.to_owned());
-    let took = tokio::task::spawn_blocking(move || turn(&repository, &place, &source, messages)).await??;
+    // A backup is watched for its challenges, a restore is not.
+    let filled = watch.as_ref().map(|watch| url(watch.repository())).unwrap_or_else(|| repository.clone());
+    let (place, source) = (place.to_owned(), source.to_owned());
+    let took =
+        tokio::task::spawn_blocking(move || turn(&filled, &repository, &place, &source, messages)).await??;
+    if let Some(watch) = watch {
+        ensure!(watch.stock() != Stock::default(), "no challenge was drawn of what was backed up");
+    }
     drop(door);
     for mut server in servers {
         server.runs()?;
     }
     Ok(took)
+}
+
+fn at_the_friends(at: SocketAddr) -> Result<Repository> {
+    Ok(Repository {
+        at,
+        home: home("bob")?,
+        folder: Folder::new("mail").context("a folder")?,
+        password: None,
+        key: Secret::new(PASSWORD),
+        as_of: None,
+    })
+}
+
+fn url(repository: &Repository) -> String {
+    let password = repository.password.as_ref().map_or("", Secret::expose);
+    format!("rest:http://bob:{password}@{}/bob/mail/", repository.at)
 }
 
 fn restic(repository: &str, place: &Path, dir: &Path, args: &[&str]) -> Result<f64> {
@@ -161,9 +186,9 @@ fn restic(repository: &str, place: &Path, dir: &Path, args: &[&str]) -> Result<f
     Ok(took)
 }
 
-fn turn(repository: &str, place: &Path, source: &Path, messages: u64) -> Result<Took> {
-    restic(repository, place, source, &["init", "--repository-version", "2"])?;
-    let backup_s = restic(repository, place, source, &["backup", "."])?;
+fn turn(filled: &str, repository: &str, place: &Path, source: &Path, messages: u64) -> Result<Took> {
+    restic(filled, place, source, &["init", "--repository-version", "2"])?;
+    let backup_s = restic(filled, place, source, &["backup", "."])?;
     let restored = place.join("restored");
     let target = restored.display().to_string();
     let restore_s = restic(repository, place, source, &["restore", "latest", "--target", &target])?;
