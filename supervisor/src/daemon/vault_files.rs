@@ -72,6 +72,7 @@ mod tests {
             words: std::array::from_fn(|_| "word".to_owned()),
             confirmed_ms,
             claims: Some(3),
+            kit_claims: vec![],
         };
         let name = |name: &str| HomeName::new(name).unwrap();
         let mut state = State::default();

@@ -321,7 +321,7 @@ mod tests {
             addresses: vec!["alice.example".into()],
         };
         let words = ["a", "b", "c", "d"].map(String::from);
-        let friend = Friend { identity, words, confirmed_ms: Some(1), claims: None };
+        let friend = Friend { identity, words, confirmed_ms: Some(1), claims: None, kit_claims: vec![] };
         state.friends.insert(home("alice"), friend);
         state
     }
