@@ -27,7 +27,10 @@ impl Context {
     ) -> anyhow::Result<()> {
         let (Some(kit), Some(home)) = (self.kit()?, state.home.clone()) else { return Ok(()) };
         write_local_time(folder)?;
-        let config = VaultConfig::new(home, state.generation, &kit.transport()?, lent(state, settings));
+        let mut config = VaultConfig::new(home, state.generation, &kit.transport()?, lent(state, settings));
+        if let Some(before) = self.kit_before(state)? {
+            config = config.with_key_before(&before.transport()?);
+        }
         if config.write(folder)? {
             info!(service = %name, "the vault is told of {} friends", config.friends.len());
         }
