@@ -7,6 +7,7 @@
 pub mod generations;
 pub mod home_itself;
 pub mod kit;
+pub mod kit_change;
 pub mod line;
 pub mod pairing;
 mod questions;

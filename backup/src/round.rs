@@ -3,6 +3,7 @@
 
 mod aside;
 mod error;
+mod handover;
 mod head;
 mod tidy;
 

@@ -169,6 +169,9 @@ pub struct Record {
     /// What came of asking the vault about random ranges of packs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// Keys that were another kit's, by name: the vault is still to be told that they may be deleted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub old_keys: BTreeSet<String>,
 }
 
 /// Packs of which is told at most that they are in doubt.

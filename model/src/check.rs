@@ -19,6 +19,17 @@ impl State {
             let twins = self.members.values().filter(|m| m.name == member.name).count();
             claim(twins == 1, format!("{twins} members are named {}", member.name));
         }
+        let has_before = self.secrets.contains_key(crate::friends::KIT_BEFORE_SECRET);
+        claim(
+            self.kit_change.is_some() == has_before,
+            "a kit before without its words, or the other way".into(),
+        );
+        if let Some(change) = &self.kit_change {
+            claim(!change.waiting.is_empty(), "nobody holds to the kit before".into());
+            let known = change.waiting.keys().all(|home| self.friends.contains_key(home));
+            claim(known, "a kit is to be confirmed by who is no friend".into());
+            claim(self.kit.as_ref().is_some_and(|kit| kit.key != change.before.key), "no new kit".into());
+        }
         let keys = &self.keys;
         claim(
             keys.members.keys().chain(&keys.holders).all(|id| self.members.contains_key(id)),

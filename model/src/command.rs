@@ -2,7 +2,7 @@
 //! (an epoch, a set version, a revision), and [`crate::apply`] refuses it if that has changed.
 
 use crate::backup::{Record, Subject};
-use crate::friends::{FriendIdentity, KitRecord, PairingInvitation, PublicKey};
+use crate::friends::{FriendIdentity, KitClaim, KitRecord, PairingInvitation, PublicKey};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
 use crate::restore::RestoreOrder;
@@ -390,6 +390,47 @@ pub enum Command {
         printed_ms: Option<UnixMs>,
         /// When it was tried.
         rehearsed_ms: Option<UnixMs>,
+    },
+    /// `thermidor kit replace`: another kit, and every friend holds to the one before for now.
+    ReplaceKit {
+        /// The signing key of the kit that it replaces.
+        was: PublicKey,
+        /// What is known of the new one.
+        record: KitRecord,
+        /// Its entropy, sealed as [`crate::friends::KIT_SECRET`].
+        sealed: Sealed,
+        /// The entropy of the one before, sealed as [`crate::friends::KIT_BEFORE_SECRET`].
+        before: Sealed,
+        /// Every friend, with the words that its person must be shown.
+        waiting: BTreeMap<HomeName, [String; 4]>,
+    },
+    /// A friend's vault has taken the announcement of the kit with that key.
+    AnnouncedKit {
+        /// Whose vault.
+        friend: HomeName,
+        /// The new kit's signing key.
+        key: PublicKey,
+    },
+    /// A friend believes in the kit with that key: it lets this home in by it, and all that lies there opens with it.
+    TookKit {
+        /// Who.
+        friend: HomeName,
+        /// The new kit's signing key.
+        key: PublicKey,
+    },
+    /// A friend says to have another kit, signed with the one that is known.
+    HearKit {
+        /// Who.
+        home: HomeName,
+        /// What it says.
+        claim: KitClaim,
+    },
+    /// `thermidor friend confirm`, of a home whose kit was replaced.
+    ConfirmKit {
+        /// Who.
+        home: HomeName,
+        /// The words that were compared.
+        words: [String; 4],
     },
     /// From whichever radiator made a backup, proved or tried one, or failed to.
     NoteBackup {

@@ -1,14 +1,22 @@
 //! Homes that trust one another, as this one's state knows them.
 
-use crate::name::UnixMs;
+use crate::name::{HomeName, UnixMs};
 use crate::state::Sealed;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Addresses of one friend that are kept at most.
 pub const ADDRESSES_MAX: usize = 16;
 
 /// The secret under which the kit's entropy is sealed. No person sets or removes it.
 pub const KIT_SECRET: &str = "thermidor/kit";
+
+/// The secret under which the entropy of the kit before is sealed, as long as a friend holds to it.
+pub const KIT_BEFORE_SECRET: &str = "thermidor/kit-before";
+
+/// Kits that one friend may say to have while none of them is confirmed. The first are kept: a later one that is one too
+/// many is told, and replaces none.
+pub const KIT_CLAIMS_MAX: usize = 4;
 
 /// A public key, Ed25519.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,6 +46,23 @@ pub struct Friend {
     pub confirmed_ms: Option<UnixMs>,
     /// A higher generation that it says to have; nothing is taken from it until a person has asked.
     pub claims: Option<u64>,
+    /// Other kits that it says to have by now; its keys stay the known ones until a person has asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kit_claims: Vec<KitClaim>,
+}
+
+/// Another kit that a friend says to have, signed with the one that is known. Whoever has found the old paper can say the
+/// same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitClaim {
+    /// With which it would sign.
+    pub key: PublicKey,
+    /// By which it would be known on a connection.
+    pub transport: PublicKey,
+    /// What its person must read, if it is theirs.
+    pub words: [String; 4],
+    /// When it was heard first.
+    pub heard_ms: UnixMs,
 }
 
 impl Friend {
@@ -71,4 +96,25 @@ pub struct KitRecord {
     pub rehearsed_ms: Option<UnixMs>,
     /// The signing key that it gives.
     pub key: PublicKey,
+}
+
+/// Another kit has taken the place of one, and friends still hold to that one. It goes on being shown to them, and their
+/// repositories are opened with it, until their person has confirmed the new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitChange {
+    /// When the new one was drawn.
+    pub begun_ms: UnixMs,
+    /// The kit before; its words are the secret [`KIT_BEFORE_SECRET`].
+    pub before: KitRecord,
+    /// Who holds to it.
+    pub waiting: BTreeMap<HomeName, KitWaits>,
+}
+
+/// How far a new kit has come with one friend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitWaits {
+    /// Four words that its person must be shown for the new kit.
+    pub words: [String; 4],
+    /// When its vault first took the announcement.
+    pub announced_ms: Option<UnixMs>,
 }

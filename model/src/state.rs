@@ -3,7 +3,7 @@
 
 use crate::backup::{Record, Subject};
 use crate::command::{Outcome, Why};
-use crate::friends::{Friend, KitRecord, PairingInvitation};
+use crate::friends::{Friend, KitChange, KitRecord, PairingInvitation};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::outlived::Outlived;
 use crate::packed::Packed;
@@ -91,6 +91,9 @@ pub struct State {
     /// The recovery kit, once there is one.
     #[serde(default)]
     pub kit: Option<KitRecord>,
+    /// The kit before, as long as a friend holds to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kit_change: Option<KitChange>,
     /// How the backups stand, at each friend's.
     #[serde(default, with = "by_subject")]
     pub backups: BTreeMap<Subject, BTreeMap<HomeName, Record>>,
@@ -135,6 +138,7 @@ impl Default for State {
             friends: BTreeMap::new(),
             pairing: None,
             kit: None,
+            kit_change: None,
             backups: BTreeMap::new(),
             contexts: BTreeMap::new(),
             once: VecDeque::new(),

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermidor_backup::kit::Kit;
-use thermidor_backup::line::TransportKey;
+use thermidor_backup::line::{Transport, TransportKey};
 use thermidor_backup::vault::HomeKey;
-use thermidor_backup::vault_process::{FriendConfig, Places, VaultConfig, run};
+use thermidor_backup::vault_process::{FriendConfig, FriendStatus, Places, Status, VaultConfig, run};
 use thermidor_model::name::HomeName;
 use tokio::task::JoinHandle;
 
@@ -18,7 +18,8 @@ pub struct Friend {
     pub address: String,
     pub key: TransportKey,
     pub task: JoinHandle<()>,
-    _dir: TempDir,
+    own: Transport,
+    dir: TempDir,
 }
 
 impl Drop for Friend {
@@ -38,19 +39,8 @@ impl Friend {
         let dir = tempfile::tempdir().unwrap();
         let name = HomeName::new(name).unwrap();
         let at: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-        let agreed = FriendConfig {
-            transport: kit.transport().unwrap().public(),
-            key: HomeKey(kit.signer().unwrap().public().0),
-            generation,
-            quota: 1 << 30,
-            keep_s: 3600,
-            up: None,
-            down: None,
-            windows: vec![],
-        };
         let own = Kit::draw().unwrap().transport().unwrap();
-        let maison = HomeName::new("maison").unwrap();
-        let config = VaultConfig::new(name.clone(), 1, &own, [(maison, agreed)].into());
+        let config = believing(&name, &own, kit, generation);
         let place = |below: &str| {
             let path = dir.path().join(below);
             std::fs::create_dir(&path).unwrap();
@@ -64,6 +54,32 @@ impl Friend {
             assert!(Instant::now() < until, "the vault does not open");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { name, address: at.to_string(), key: own.public(), task, _dir: dir }
+        Self { name, address: at.to_string(), key: own.public(), task, own, dir }
     }
+
+    /// Its person has confirmed another kit, or generation, of maison: seen by its vault within a second or two.
+    pub fn believe(&self, kit: &Kit, generation: u64) {
+        believing(&self.name, &self.own, kit, generation).write(&self.dir.path().join("config")).unwrap();
+    }
+
+    /// How its vault stands with maison.
+    pub async fn status(&self) -> FriendStatus {
+        let status = Status::ask(&self.dir.path().join("run"), PATIENCE).await.unwrap();
+        status.friends[&HomeName::new("maison").unwrap()].clone()
+    }
+}
+
+fn believing(name: &HomeName, own: &Transport, kit: &Kit, generation: u64) -> VaultConfig {
+    let agreed = FriendConfig {
+        transport: kit.transport().unwrap().public(),
+        key: HomeKey(kit.signer().unwrap().public().0),
+        generation,
+        quota: 1 << 30,
+        keep_s: 3600,
+        up: None,
+        down: None,
+        windows: vec![],
+    };
+    let maison = HomeName::new("maison").unwrap();
+    VaultConfig::new(name.clone(), 1, own, [(maison, agreed)].into())
 }

@@ -98,8 +98,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Shows `own`, lets in whom `pins` holds, and hangs up on whoever takes longer than `patience` to say who it is.
-    pub fn new(own: &Own, pins: Pins, patience: Duration) -> Result<Self, rustls::Error> {
+    /// Shows the first of `own`, or the one that a caller expects, lets in whom `pins` holds, and hangs up on whoever takes longer than `patience` to say who it is.
+    pub fn new(own: &[Own], pins: Pins, patience: Duration) -> Result<Self, rustls::Error> {
         let (friends, guests) = (tls::server(own, Some(pins))?, tls::server(own, None)?);
         Ok(Self { friends, guests, patience })
     }

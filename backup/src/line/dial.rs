@@ -122,9 +122,13 @@ pub async fn dial_vault(
     patience: Duration,
 ) -> Result<ToVault, DialError> {
     let config = config(addresses, tls::client(Some(own), pin))?;
+    let name = match pin {
+        Pin::Key(key) => key.name(),
+        Pin::Anybody => tls::NAME.to_owned(),
+    };
     let mut failed = Vec::new();
     for address in addresses {
-        match within(patience, vault_at(address, config.clone())).await {
+        match within(patience, vault_at(address, &name, config.clone())).await {
             Ok(to) => return Ok(to),
             Err(why) => failed.push((address.clone(), why)),
         }
@@ -140,7 +144,7 @@ pub async fn dial_pairing(
     let config = config(addresses, tls::client(None, Pin::Anybody))?;
     let mut failed = Vec::new();
     for address in addresses {
-        match within(patience, shake_hands(address, config.clone())).await {
+        match within(patience, shake_hands(address, tls::NAME, config.clone())).await {
             Ok(stream) => return Ok(stream),
             Err(why) => failed.push((address.clone(), why)),
         }
@@ -162,15 +166,19 @@ async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Fail
     timeout(patience, work).await.unwrap_or(Err(Failed::Silent(patience)))
 }
 
-async fn shake_hands(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Failed> {
+async fn shake_hands(
+    address: &str,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Failed> {
     let stream = TcpStream::connect(WithPort(address).to_string()).await.map_err(Failed::Unreachable)?;
     tune(&stream).map_err(Failed::Unreachable)?;
-    let name = ServerName::try_from(tls::NAME).map_err(|e| Failed::NoVault(io::Error::other(e)))?;
+    let name = ServerName::try_from(name.to_owned()).map_err(|e| Failed::NoVault(io::Error::other(e)))?;
     TlsConnector::from(config).connect(name, stream).await.map_err(why)
 }
 
-async fn vault_at(address: &str, config: Arc<ClientConfig>) -> Result<ToVault, Failed> {
-    let mut stream = shake_hands(address, config).await?;
+async fn vault_at(address: &str, name: &str, config: Arc<ClientConfig>) -> Result<ToVault, Failed> {
+    let mut stream = shake_hands(address, name, config).await?;
     // Whether our own key is taken is known only now: in TLS 1.3 the caller has its handshake first.
     let welcome = welcome::hear(&mut stream).await.map_err(why)??;
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

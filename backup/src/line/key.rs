@@ -51,6 +51,14 @@ impl TryFrom<String> for TransportKey {
 }
 
 impl TransportKey {
+    /// The name that is dialled where this key is expected. Somebody who has two shows the one that is meant; whoever
+    /// listens in learns nothing from it but that the same key is meant as before.
+    pub(super) fn name(&self) -> String {
+        let hash = blake3::derive_key("thermidor 2026 name of an expected transport key", &self.0);
+        let digits: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{digits}.{}", super::tls::NAME)
+    }
+
     /// The key that a certificate is over; `None` if it is no Ed25519.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

@@ -17,22 +17,23 @@ use rustls::{
 };
 use std::sync::Arc;
 
-/// The name that is dialled; whose it is says the key alone.
+/// The name that is dialled, or what the name ends in that says which key is expected; whose it is says the key alone.
 pub(super) const NAME: &str = "friend.thermidor";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// How a vault receives a friend, whose key must be among the pinned ones, or anybody who wants to become one.
-pub(super) fn server(own: &Own, friends: Option<Pins>) -> Result<Arc<ServerConfig>, Error> {
+/// How a vault receives a friend, whose key must be among the pinned ones, or anybody who wants to become one. It shows
+/// the first of its certificates but to whom expects another.
+pub(super) fn server(own: &[Own], friends: Option<Pins>) -> Result<Arc<ServerConfig>, Error> {
     let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     let speaks = if friends.is_some() { VAULT } else { PAIRING };
     let config = match friends {
         Some(pins) => config.with_client_cert_verifier(Arc::new(Judge::new(Believes::These(pins)))),
         None => config.with_no_client_auth(),
     };
-    let mut config = config.with_cert_resolver(Arc::new(Shows(own.certified())));
+    let mut config = config.with_cert_resolver(Arc::new(ShowsExpected::new(own)));
     config.alpn_protocols = vec![speaks.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
@@ -60,9 +61,21 @@ pub(super) fn client(own: Option<&Own>, pin: Pin) -> Result<Arc<ClientConfig>, E
 #[derive(Debug)]
 struct Shows(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Shows {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
+/// While a kit is replaced there are two keys, and each friend expects one of them.
+#[derive(Debug)]
+struct ShowsExpected(Vec<(String, Arc<CertifiedKey>)>);
+
+impl ShowsExpected {
+    fn new(own: &[Own]) -> Self {
+        Self(own.iter().map(|own| (own.public().name(), own.certified())).collect())
+    }
+}
+
+impl ResolvesServerCert for ShowsExpected {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let expected = hello.server_name();
+        let meant = self.0.iter().find(|(name, _)| expected == Some(name.as_str()));
+        meant.or(self.0.first()).map(|(_, certified)| certified.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::lines::Lines;
 use super::pulse::{Patience, Pulse, Sign, Verdict};
-use super::repository::Repository;
+use super::repository::{Repository, Secret};
 use super::trouble::{self, ResticError};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -33,6 +34,8 @@ pub(super) struct Orders<'a> {
     /// Its cache and its temporary files.
     pub cache: &'a Path,
     pub patience: Patience,
+    /// What it reads from its standard input: a password, that is shorter than what a pipe holds.
+    pub input: Option<&'a Secret>,
 }
 
 /// What is thought of a line of a child's.
@@ -85,6 +88,12 @@ pub(super) async fn run(
 ) -> Result<Ended, ResticError> {
     let (mut child, mut group) = spawn(&orders, repository)?;
     let broken = |e| ResticError::Io(orders.program.to_owned(), e);
+    if let (Some(secret), Some(mut input)) = (orders.input, child.stdin.take()) {
+        // One that has ended before it read says why.
+        if let Err(error) = input.write_all(secret.expose().as_bytes()).await {
+            tracing::debug!(%error, "restic has not read what it was given");
+        }
+    }
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(broken(std::io::Error::other("no pipe to it")));
     };
@@ -185,6 +194,9 @@ fn spawn(orders: &Orders<'_>, repository: &Repository) -> Result<(Child, Group),
         .env("TMPDIR", temporary);
     if let Some(dir) = orders.dir {
         command.current_dir(dir);
+    }
+    if orders.input.is_some() {
+        command.stdin(Stdio::piped());
     }
     let child = command.spawn().map_err(|e| ResticError::Io(orders.program.to_owned(), e))?;
     let group = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));

@@ -3,6 +3,7 @@
 
 mod cache;
 mod child;
+mod keys;
 mod lines;
 mod overlay;
 mod prune;
@@ -12,6 +13,7 @@ mod said;
 mod trouble;
 mod watched;
 
+pub use keys::Key;
 pub use overlay::Watch;
 pub use prune::{Forget, Keep};
 pub use pulse::Patience;
@@ -248,7 +250,8 @@ impl Restic {
         self.trim().await?;
         let _in_use = self.cache.read().await;
         let Settings { program, cache, patience, .. } = &self.settings;
-        child::run(Orders { program, arguments, dir, cache, patience: *patience }, repository, hear).await
+        let orders = Orders { program, arguments, dir, cache, patience: *patience, input: None };
+        child::run(orders, repository, hear).await
     }
 
     /// Keeps the cache within its bounds, unless it is in use.

@@ -2,7 +2,8 @@
 
 use super::{Round, RoundError};
 use crate::vault::{
-    BlobName, Finding, Folder, Head, Kind, NotBelieved, Says, Signed, Statement, VERSION, Visit, VisitError,
+    BlobName, Finding, Folder, Head, HomeKey, Kind, NotBelieved, Says, Signed, Statement, VERSION, Visit,
+    VisitError,
 };
 use thermidor_model::backup::{HeadMark, Record};
 use thermidor_model::name::UnixMs;
@@ -37,8 +38,19 @@ impl Round<'_> {
         folder: &Folder,
         record: &mut Record,
     ) -> Result<Option<Head>, RoundError> {
+        self.known_by(visit, folder, record, &self.kit.signer()?.public()).await
+    }
+
+    /// The same, where it was signed with that key of the home's.
+    pub(super) async fn known_by(
+        &self,
+        visit: &mut Visit,
+        folder: &Folder,
+        record: &mut Record,
+        key: &HomeKey,
+    ) -> Result<Option<Head>, RoundError> {
         let Some(noted) = &record.head else { return Ok(None) };
-        let finding = match visit.head(folder, &self.kit.signer()?.public()).await? {
+        let finding = match visit.head(folder, key).await? {
             None => Finding::HeadMissing,
             Some((shown, _)) if shown < noted.number => Finding::HeadOlder { shown, known: noted.number },
             Some((number, head)) if is_ours(noted, number, &head, record)? => {

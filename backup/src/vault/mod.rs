@@ -38,6 +38,7 @@ pub use terms::{Password, Terms};
 pub use visit::{Visit, VisitError};
 pub use waiting::{LIST_MAX, List};
 
+use crate::kit_change::NewKeys;
 use hours::Bucket;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -124,6 +125,15 @@ pub struct Usage {
     pub newest: Option<u64>,
 }
 
+/// Another kit that a friend says to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KitSaid {
+    /// The signing key by which it was known when it said so.
+    pub by: HomeKey,
+    /// The keys that it says to have instead.
+    pub new: NewKeys,
+}
+
 struct Inner {
     root: PathBuf,
     settings: Settings,
@@ -194,6 +204,15 @@ impl Vault {
     pub fn deletions(&self, friend: &HomeName) -> Vec<List> {
         self.space(friend.as_str())
             .map_or(Vec::new(), |s| s.state().waiting.lists.values().cloned().collect())
+    }
+
+    /// The keys of another kit that a friend says to have, signed with the one that is known; `None`: it said no such thing
+    /// since the start, or that kit is the known one by now.
+    pub fn kit_said(&self, friend: &HomeName) -> Option<NewKeys> {
+        let space = self.space(friend.as_str())?;
+        let known = space.terms().key;
+        let said = space.state().kit_said;
+        said.filter(|said| Some(said.by) == known).map(|said| said.new)
     }
 
     /// The word by which the generation of a friend that is believed calls itself the only one. Blocks on the disk.

@@ -54,6 +54,9 @@ pub enum NotTaken {
     /// Nobody forgets everything at once.
     #[error("the list names every snapshot there is: one must remain")]
     EverySnapshot,
+    /// Nothing would open the repository any more.
+    #[error("the list names every key of the repository: one must remain")]
+    EveryKey,
     /// More at once than was agreed.
     #[error("{wanted} of {all} bytes would wait for deletion: {share} percent may at once")]
     Share {
@@ -83,7 +86,7 @@ impl NotTaken {
             Self::Stale { .. } => StatusCode::CONFLICT,
             Self::Misplaced | Self::TooMany | Self::Locks => StatusCode::BAD_REQUEST,
             Self::Nothing => StatusCode::NOT_FOUND,
-            Self::EverySnapshot | Self::Share { .. } | Self::Reserve { .. } => {
+            Self::EverySnapshot | Self::EveryKey | Self::Share { .. } | Self::Reserve { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
         }

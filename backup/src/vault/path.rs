@@ -73,6 +73,8 @@ pub enum Verb {
     Challenge,
     /// The signed word that a generation is the home's own.
     Generation,
+    /// The signed word that the home's kit was replaced.
+    Kit,
     /// What room there is.
     Room,
 }
@@ -107,6 +109,7 @@ fn verb_of(word: &str) -> Option<Verb> {
         "head" => Some(Verb::Head),
         "challenge" => Some(Verb::Challenge),
         "generation" => Some(Verb::Generation),
+        "kit" => Some(Verb::Kit),
         "room" => Some(Verb::Room),
         _ => None,
     }

@@ -7,6 +7,7 @@ use super::path::{self, Address, Folder, Place, Verb, View};
 use super::refusal::Refusal;
 use super::space::Space;
 use super::{Caller, Vault, caller};
+use crate::kit_change::Announcement;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full as Whole, Limited};
 use hyper::body::{Body as _, Incoming as Sent};
@@ -126,7 +127,7 @@ async fn act(
             (folder, View::AsOf(u64::MAX), place)
         }
         Address::Restic(folder, view, place) => (folder, view, place),
-        Address::Own(Verb::Deletions | Verb::Head | Verb::Generation, _)
+        Address::Own(Verb::Deletions | Verb::Head | Verb::Generation | Verb::Kit, _)
             if caller.reads_only() && parts.method != Method::GET =>
         {
             return Err(Refusal::Forbidden(PAST));
@@ -284,6 +285,11 @@ async fn own(
             blocking(move || space.hear_generation(&signed, &name)).await.and(ok(vec![]))
         }
         (Verb::Generation, &Method::GET | &Method::POST) => Err(Refusal::NotFound),
+        (Verb::Kit, &Method::POST) if folder == Folder::ROOT => {
+            let said: Announcement = read(vault, body, WORD_MAX).await?;
+            blocking(move || space.hear_kit(&said, &name)).await.and(ok(vec![]))
+        }
+        (Verb::Kit, &Method::POST) => Err(Refusal::NotFound),
         (Verb::Challenge, &Method::POST) => {
             let question = read(vault, body, 4096).await?;
             let answer = blocking(move || space.answer(&folder, &question)).await?;
@@ -294,7 +300,7 @@ async fn own(
             ok(serde_json::to_vec(&room).map_err(io::Error::from)?)
         }
         (Verb::Room, _) => Err(Refusal::Method("GET")),
-        (Verb::Challenge, _) => Err(Refusal::Method("POST")),
+        (Verb::Kit | Verb::Challenge, _) => Err(Refusal::Method("POST")),
         _ => Err(Refusal::Method("GET, POST")),
     }
 }

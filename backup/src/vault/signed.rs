@@ -3,6 +3,7 @@
 
 use super::blob::{BlobName, Kind};
 use super::head::Head;
+use crate::line::TransportKey;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ring::rand::SystemRandom;
@@ -63,6 +64,13 @@ pub enum Says {
     Mine {
         /// When it began, in ms since the Unix epoch; 0: not known.
         since: u64,
+    },
+    /// From now on I sign with this key and show that one: my recovery kit was replaced.
+    Kit {
+        /// The new signing key.
+        key: HomeKey,
+        /// The new transport key.
+        transport: TransportKey,
     },
 }
 

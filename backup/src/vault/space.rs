@@ -1,5 +1,6 @@
 //! The space lent to one friend: its folder, what was agreed, what it keeps, and what waits for deletion.
 
+use super::KitSaid;
 use super::blob::{Found, Item, Kind};
 use super::books::{Books, is_shown};
 use super::disk::Disk;
@@ -30,6 +31,8 @@ pub(super) struct State {
     pub waiting: Waiting,
     /// When the newest snapshot came, in ms since the Unix epoch; 0 is never.
     pub newest: u64,
+    /// The other kit that the friend last said to have.
+    pub kit_said: Option<KitSaid>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,10 @@ impl Space {
         if view != View::Live && item.is_lock() {
             return false;
         }
-        is_shown(found.arrived, self.state().waiting.since(item), view)
+        let hidden = self.state().waiting.since(item);
+        // A key that came later opens the past too: else nobody could read it whose kit was replaced since.
+        let is_key = matches!(item.blob, Some((Kind::Keys, _)));
+        is_shown(found.arrived, hidden, view) || is_key && is_shown(found.arrived, hidden, View::Live)
     }
 
     /// What room is left.

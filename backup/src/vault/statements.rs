@@ -1,6 +1,7 @@
 //! What the vault does with a home's signed words: it checks them, writes them down before anything else happens, and
 //! carries deletions out when their time has come. Every step can be done again after a crash.
 
+use super::KitSaid;
 use super::blob::{Item, Kind};
 use super::books::is_shown;
 use super::not_taken::NotTaken;
@@ -9,6 +10,7 @@ use super::refusal::Refusal;
 use super::signed::{Says, Signed, Statement};
 use super::space::{Space, lock};
 use super::waiting::{LIST_MAX, Last, List, Waiting, Weight, weigh};
+use crate::kit_change::Announcement;
 use std::collections::BTreeSet;
 use std::io;
 use thermidor_model::name::HomeName;
@@ -46,7 +48,7 @@ impl Space {
                     tracing::warn!(friend = %self.friend, number, "a deletion was taken back");
                 }
             }
-            Says::Head(_) | Says::Mine { .. } => return Err(NotTaken::Misplaced.into()),
+            Says::Head(_) | Says::Mine { .. } | Says::Kit { .. } => return Err(NotTaken::Misplaced.into()),
         }
         Ok(())
     }
@@ -85,6 +87,19 @@ impl Space {
     /// That word, if one was left here.
     pub fn generation(&self) -> Result<Vec<u8>, Refusal> {
         self.disk.read_record(GENERATION)?.ok_or(Refusal::NotFound)
+    }
+
+    /// Hears that the home's kit was replaced: a claim, kept until a person here has asked, and in memory only, for it is
+    /// said again until then.
+    pub fn hear_kit(&self, said: &Announcement, vault: &HomeName) -> Result<(), Refusal> {
+        let statement = self.believe(&said.old, vault)?;
+        if folder_of(&statement)? != Folder::ROOT {
+            return Err(NotTaken::Misplaced.into());
+        }
+        let new = said.new_keys(&statement).map_err(NotTaken::from)?.ok_or(NotTaken::Misplaced)?;
+        self.state().kit_said = self.terms().key.map(|by| KitSaid { by, new });
+        tracing::warn!(friend = %self.friend, "says that its recovery kit was replaced");
+        Ok(())
     }
 
     /// All deletions that wait, in JSON.
@@ -136,6 +151,18 @@ impl Space {
             tracing::warn!(friend = %self.friend, number = list.number, blobs = list.blobs.len(), "deleted");
         }
         Ok(due)
+    }
+
+    /// Whether a key remains that opens the repository once those blobs are gone.
+    fn keeps_a_key(&self, folder: &Folder, gone: &[(Kind, super::blob::BlobName, u64)]) -> io::Result<bool> {
+        let mut remains = false;
+        self.disk.list(folder, Kind::Keys, &mut |name, _| {
+            let item = Item { folder: folder.clone(), blob: Some((Kind::Keys, name)) };
+            let goes = gone.iter().any(|(kind, blob, _)| *kind == Kind::Keys && *blob == name);
+            remains |= !goes && self.state().waiting.since(&item).is_none();
+            Ok(())
+        })?;
+        Ok(remains)
     }
 
     fn believe(&self, signed: &Signed, vault: &HomeName) -> Result<Statement, NotTaken> {
@@ -204,6 +231,9 @@ impl Space {
             weight.snapshots_all += u64::from(is_shown(found.arrived, hidden, View::Live));
             Ok(())
         })?;
+        if blobs.iter().any(|(kind, _, _)| *kind == Kind::Keys) && !self.keeps_a_key(folder, &blobs)? {
+            return Err(NotTaken::EveryKey.into());
+        }
         let mut state = self.state();
         weigh(weight, &state.books, &self.terms())?;
         let announced = state.books.arrival(now);

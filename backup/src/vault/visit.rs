@@ -9,6 +9,7 @@ use super::path::Folder;
 use super::room::Room;
 use super::signed::{HomeKey, NotBelieved, Says, Signed};
 use super::waiting::List;
+use crate::kit_change::Announcement;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -190,6 +191,11 @@ impl Visit {
     /// Leaves such a word there.
     pub async fn leave_generation_word(&mut self, signed: &Signed) -> Result<(), VisitError> {
         self.ask(Method::POST, &own("generation", &Folder::ROOT), json(signed)?).await.map(drop)
+    }
+
+    /// Says that this home's kit was replaced.
+    pub async fn announce_kit(&mut self, said: &Announcement) -> Result<(), VisitError> {
+        self.ask(Method::POST, &own("kit", &Folder::ROOT), json(said)?).await.map(drop)
     }
 
     /// Puts a retention challenge to the vault. Whatever it says instead of an answer is one; an error is that nothing

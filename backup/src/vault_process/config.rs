@@ -33,6 +33,9 @@ pub struct VaultConfig {
     pub generation: u64,
     /// Its transport key's seed, base64: a secret.
     seed: String,
+    /// That of the kit before, as long as a friend expects its key: a secret too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed_before: Option<String>,
     /// To whom space is lent.
     pub friends: BTreeMap<HomeName, FriendConfig>,
 }
@@ -108,18 +111,23 @@ impl VaultConfig {
         friends: BTreeMap<HomeName, FriendConfig>,
     ) -> Self {
         let seed = BASE64_STANDARD.encode(&key.seed()[..]);
-        Self { version: Self::VERSION, home, generation, seed, friends }
+        Self { version: Self::VERSION, home, generation, seed, seed_before: None, friends }
+    }
+
+    /// The same, with the key of the kit before: it is shown to everybody who does not say to expect the new one.
+    pub fn with_key_before(mut self, key: &Transport) -> Self {
+        self.seed_before = Some(BASE64_STANDARD.encode(&key.seed()[..]));
+        self
     }
 
     /// The transport key; `None` if the seed is none.
     pub fn transport(&self) -> Option<Transport> {
-        let bytes = Zeroizing::new(BASE64_STANDARD.decode(self.seed.as_bytes()).ok()?);
-        let mut seed = Zeroizing::new([0; 32]);
-        if bytes.len() != seed.len() {
-            return None;
-        }
-        seed.copy_from_slice(&bytes);
-        Transport::from_seed(seed)
+        transport(&self.seed)
+    }
+
+    /// All keys that friends may expect, the one first that is shown to who does not say which; `None` if a seed is none.
+    pub(super) fn transports(&self) -> Option<Vec<Transport>> {
+        self.seed_before.iter().chain([&self.seed]).map(|seed| transport(seed)).collect()
     }
 
     /// Writes it into a folder; says whether anything changed. An equal one is left alone.
@@ -128,6 +136,16 @@ impl VaultConfig {
         let text = serde_json::to_vec(self).map_err(|e| ConfigError::Unreadable(path.clone(), e))?;
         write_whole(&path, &Zeroizing::new(text)).map_err(|e| ConfigError::Io(path, e))
     }
+}
+
+fn transport(seed: &str) -> Option<Transport> {
+    let bytes = Zeroizing::new(BASE64_STANDARD.decode(seed.as_bytes()).ok()?);
+    let mut seed = Zeroizing::new([0; 32]);
+    if bytes.len() != seed.len() {
+        return None;
+    }
+    seed.copy_from_slice(&bytes);
+    Transport::from_seed(seed)
 }
 
 /// Takes the radiator's time zone along, if it has one that can be read.

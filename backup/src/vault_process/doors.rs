@@ -228,6 +228,7 @@ impl Doors {
                 status.waiting = usage.waiting;
                 status.newest = usage.newest;
             }
+            status.kit_said = self.vault.kit_said(&name);
             status.announced = self.vault.deletions(&name).iter().map(announced).collect();
             if let Some(visits) = self.visits().get(&name) {
                 status.last_seen = (visits.last > 0).then_some(visits.last);

@@ -191,7 +191,7 @@ async fn put_in_force(
 }
 
 fn acceptor(config: &VaultConfig, pins: &Pins) -> Result<Acceptor, NotInForce> {
-    let key = config.transport().ok_or(NotInForce::Key)?;
-    let own = Own::new(&key, config.generation)?;
+    let keys = config.transports().ok_or(NotInForce::Key)?;
+    let own = keys.iter().map(|key| Own::new(key, config.generation)).collect::<Result<Vec<_>, _>>()?;
     Ok(Acceptor::new(&own, pins.clone(), PATIENCE)?)
 }

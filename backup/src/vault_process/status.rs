@@ -1,5 +1,6 @@
 //! How the vault stands, as one line of JSON on its socket, and the daemon's end of that.
 
+use crate::kit_change::NewKeys;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +42,9 @@ pub struct FriendStatus {
     pub connections: u32,
     /// The highest generation that it has said, under its key; 0: none since the vault's start.
     pub generation_heard: u64,
+    /// The keys of another kit that it says to have by now, signed with the known one.
+    #[serde(default)]
+    pub kit_said: Option<NewKeys>,
 }
 
 /// A deletion that a friend has announced.

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use thermidor_backup::generations::{self, Between, Later, NotHeard};
-use thermidor_backup::line::{DialError, Pin, ToVault, dial_pairing, dial_vault};
+use thermidor_backup::kit::Kit;
+use thermidor_backup::kit_change::{Announcement, NewKeys};
+use thermidor_backup::line::{DialError, Own, Pin, ToVault, dial_pairing, dial_vault};
 use thermidor_backup::pairing::{self, Code, Introduction, Invitation, PairingError};
-use thermidor_backup::vault::{BlobName, HomeKey, Signer};
+use thermidor_backup::vault::{BlobName, HomeKey, Signer, Visit, VisitError};
 use thermidor_backup::vault_process::{FriendConfig, PAIRING_SOCKET, Places, Status, VaultConfig, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -291,4 +293,100 @@ async fn a_guest_is_led_on_to_the_daemon_and_hung_up_on_without_one() {
     let host = host.await.unwrap();
     assert_eq!((guest.friend.home, host.friend.home), (home("alice"), home("dave")));
     assert_eq!(guest.words, host.words);
+}
+
+/// Bob with a kit: what alice is told of him.
+fn bob_by(kit: &Kit) -> FriendConfig {
+    let NewKeys { key, transport } = NewKeys::of(kit).unwrap();
+    FriendConfig { transport, key, ..friend(2, 3) }
+}
+
+async fn come(vault: &Vault, kit: &Kit) -> Result<ToVault, DialError> {
+    let own = Own::new(&kit.transport().unwrap(), 3).unwrap();
+    dial_vault(&[vault.at.to_string()], &own, Pin::Key(key(1).public()), PATIENCE).await
+}
+
+async fn come_until(vault: &Vault, kit: &Kit) -> ToVault {
+    for _ in 0..200 {
+        match come(vault, kit).await {
+            Ok(to) => return to,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    panic!("{:?}", come(vault, kit).await.unwrap_err());
+}
+
+async fn announce(vault: &Vault, known: &Kit, said: &Announcement) -> Result<(), VisitError> {
+    let to = come_until(vault, known).await;
+    let mut visit = Visit::begin(to.stream, home("bob"), home("alice"), None, PATIENCE).await.unwrap();
+    visit.announce_kit(said).await
+}
+
+async fn said(vault: &Vault) -> Option<NewKeys> {
+    vault.status().await.friends[&home("bob")].kit_said
+}
+
+#[tokio::test]
+async fn a_new_kit_is_a_claim_until_the_friend_is_told_to_believe_it_and_then_the_old_one_is_refused() {
+    let [old, new, thief, stranger] = std::array::from_fn(|_| Kit::draw().unwrap());
+    let vault = Vault::runs().await;
+    tell(vault.dir.path(), &[("bob", bob_by(&old))]);
+    let mut open = come_until(&vault, &old).await;
+    assert_eq!(said(&vault).await, None);
+    let between = Between { home: home("bob"), vault: home("alice") };
+    let sign = |old, new| Announcement::sign(old, new, &between, 3).unwrap();
+    // Signed with another kit; named without the new key's own signature; by another generation; for another vault.
+    let bare = Announcement { new: sign(&old, &new).old, ..sign(&old, &new) };
+    let later = Announcement::sign(&old, &new, &between, 4).unwrap();
+    let elsewhere = Between { vault: home("carol"), ..between.clone() };
+    let elsewhere = Announcement::sign(&old, &new, &elsewhere, 3).unwrap();
+    for forged in [sign(&stranger, &new), bare, later, elsewhere] {
+        let refused = announce(&vault, &old, &forged).await.unwrap_err();
+        assert!(matches!(refused, VisitError::Refused { status, .. } if status == 403), "{refused}");
+        assert_eq!(said(&vault).await, None);
+    }
+    // A thief with the old paper is heard like the home itself: which one is meant a person has to say.
+    announce(&vault, &old, &sign(&old, &thief)).await.unwrap();
+    assert_eq!(said(&vault).await, Some(NewKeys::of(&thief).unwrap()));
+    announce(&vault, &old, &sign(&old, &new)).await.unwrap();
+    assert_eq!(said(&vault).await, Some(NewKeys::of(&new).unwrap()));
+    // Nothing follows from it.
+    assert!(come(&vault, &new).await.is_err() && come(&vault, &thief).await.is_err());
+    assert_eq!(ask(&mut open, "POST", "/bob/?create=true", b"").await.0, 200);
+
+    tell(vault.dir.path(), &[("bob", bob_by(&new))]);
+    come_until(&vault, &new).await;
+    assert!(come(&vault, &old).await.is_err() && come(&vault, &thief).await.is_err());
+    let ended = tokio::time::timeout(PATIENCE, open.stream.read_u8()).await.unwrap();
+    assert!(ended.is_err(), "an open connection ends");
+    assert_eq!(said(&vault).await, None, "what the old kit has said is of no meaning any more");
+}
+
+#[tokio::test]
+async fn while_a_kit_is_replaced_each_friend_is_shown_the_key_that_it_expects() {
+    let vault = Vault::runs().await;
+    let expects = async |n: Option<u8>| {
+        let pin = n.map_or(Pin::Anybody, |n| Pin::Key(key(n).public()));
+        dial_vault(&[vault.at.to_string()], &own(2, 3), pin, PATIENCE).await.map(|to| to.key)
+    };
+    vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert!(expects(Some(9)).await.is_err());
+    let friends: BTreeMap<_, _> = [(home("bob"), friend(2, 3))].into();
+    let config = VaultConfig::new(home("alice"), 7, &key(9), friends);
+    config.clone().with_key_before(&key(1)).write(&vault.dir.path().join("config")).unwrap();
+    let until = std::time::Instant::now() + PATIENCE;
+    while expects(Some(9)).await.is_err() {
+        assert!(std::time::Instant::now() < until, "the new key is not shown");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(expects(Some(1)).await.unwrap(), key(1).public());
+    // Whoever says nothing, as an earlier program does, is shown the one that it knows.
+    assert_eq!(expects(None).await.unwrap(), key(1).public());
+    assert!(expects(Some(8)).await.is_err());
+    config.write(&vault.dir.path().join("config")).unwrap();
+    while expects(Some(1)).await.is_ok() {
+        assert!(std::time::Instant::now() < until, "the old key is still shown");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(expects(None).await.unwrap(), key(9).public());
 }

@@ -43,7 +43,7 @@ impl Alice {
     pub async fn listens(patience: Duration) -> Self {
         let pins = Pins::default();
         pins.set([key(2).public()].into());
-        let acceptor = Acceptor::new(&own(1, 7), pins.clone(), patience).unwrap();
+        let acceptor = Acceptor::new(&[own(1, 7)], pins.clone(), patience).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let refused: Arc<Mutex<Vec<String>>> = Arc::default();

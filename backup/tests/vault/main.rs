@@ -7,6 +7,7 @@ mod backend;
 mod cable;
 mod challenges;
 mod faults;
+mod handover;
 mod hours;
 mod memory;
 mod past;

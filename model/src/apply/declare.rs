@@ -163,7 +163,7 @@ impl State {
         if name.is_empty() || name.len() > 200 {
             return invalid("a secret's name has 1 to 200 characters, like `mail/marie`");
         }
-        if name == crate::friends::KIT_SECRET {
+        if [crate::friends::KIT_SECRET, crate::friends::KIT_BEFORE_SECRET].contains(&name) {
             return invalid("that is the recovery kit: `thermidor kit` has the verbs for it");
         }
         match sealed {

@@ -63,16 +63,16 @@ impl State {
                 ));
             }
         }
-        let friend =
-            Friend { identity: identity.clone(), words: words.clone(), confirmed_ms: None, claims: None };
+        let (identity, words) = (identity.clone(), words.clone());
+        let met = words.join(" ");
+        let friend = Friend { identity, words, confirmed_ms: None, claims: None, kit_claims: Vec::new() };
         self.friends.insert(home.clone(), friend);
         self.tell(
             at,
             Weight::Mail,
             &format!("friend/{home}"),
             format!(
-                "{home} was paired: run `thermidor friend confirm {home}` once its person reads the same words: {}",
-                words.join(" ")
+                "{home} was paired: run `thermidor friend confirm {home}` once its person reads the same words: {met}"
             ),
         );
         Ok(Outcome::Done)
@@ -100,6 +100,7 @@ impl State {
         }
         self.backups.retain(|_, records| !records.is_empty());
         self.tell(at, Weight::Mail, &format!("friend/{home}"), format!("{home} is no friend any more"));
+        self.kit_waits_no_more(at, home);
         Ok(Outcome::Done)
     }
 
@@ -150,6 +151,9 @@ impl State {
     ) -> Applied {
         if self.kit.as_ref().map(|kit| kit.key) != was {
             return stale("the home has another kit by now");
+        }
+        if self.kit_change.is_some() {
+            return invalid("a kit is being replaced: see `thermidor kit show`");
         }
         if sealed.key != self.keys.sealed_under {
             return stale("the home key has been changed meanwhile");
@@ -212,6 +216,6 @@ impl State {
     }
 }
 
-fn unknown(home: &HomeName) -> Applied {
+pub(super) fn unknown(home: &HomeName) -> Applied {
     invalid(format!("there is no friend {home}: `thermidor friend ls` lists them"))
 }

@@ -4,6 +4,7 @@
 mod declare;
 mod friends;
 mod keys;
+mod kit;
 mod member;
 mod once;
 mod outlived;
@@ -122,6 +123,13 @@ impl State {
             Command::ConfirmGeneration { home, generation } => self.confirm_generation(at, home, *generation),
             Command::SetKit { was, record, sealed } => self.set_kit(at, *was, record, sealed),
             Command::NoteKit { printed_ms, rehearsed_ms } => self.note_kit(*printed_ms, *rehearsed_ms),
+            Command::ReplaceKit { was, record, sealed, before, waiting } => {
+                self.replace_kit(at, *was, record, sealed, before, waiting)
+            }
+            Command::AnnouncedKit { friend, key } => self.announced_kit(at, friend, *key),
+            Command::TookKit { friend, key } => self.took_kit(at, friend, *key),
+            Command::HearKit { home, claim } => self.hear_kit(at, home, claim),
+            Command::ConfirmKit { home, words } => self.confirm_kit(at, home, words),
             Command::NoteBackup { subject, friend, was, record } => {
                 self.note_backup(at, subject, friend, was, record)
             }
@@ -146,5 +154,7 @@ impl State {
 
 #[cfg(test)]
 mod friends_tests;
+#[cfg(test)]
+mod kit_tests;
 #[cfg(test)]
 mod tests;

@@ -64,6 +64,9 @@ pub struct FriendLine {
     pub generation: u64,
     /// A higher one that it says to have.
     pub claims: Option<u64>,
+    /// Other kits that it says to have: of each, what its person must read.
+    #[serde(default)]
+    pub kit_claims: Vec<[String; 4]>,
     /// Whether it was reached just now.
     pub reachable: Option<bool>,
     /// The same in words.

@@ -189,6 +189,13 @@ pub enum Request {
         /// The generation that it says.
         generation: u64,
     },
+    /// A friend's kit was really replaced.
+    ConfirmKit {
+        /// Who.
+        home: HomeName,
+        /// What its person reads.
+        words: [String; 4],
+    },
     /// This home goes on beside a later generation of itself, which a thief has made.
     Resume,
     /// A friend is reached elsewhere.
@@ -221,6 +228,8 @@ pub enum Request {
     },
     /// The recovery kit's page and words: [`recovery::KitPrint`].
     PrintKit,
+    /// Another recovery kit: [`recovery::KitReplaced`].
+    ReplaceKit,
     /// What a service says: lines.
     Logs {
         /// Which.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use thermidor_model::State;
-use thermidor_model::name::UnixMs;
+use thermidor_model::friends::{Friend, KitWaits};
+use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::restore::RestoreStage;
 
 /// The recovery kit as `kit print` gets it. A secret.
@@ -25,6 +26,33 @@ pub struct KitLine {
     pub printed_ms: Option<UnixMs>,
     /// When a recovery was last tried with it, or done.
     pub rehearsed_ms: Option<UnixMs>,
+    /// Friends that still hold to the kit before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<KitWaitLine>,
+}
+
+/// A friend whose person must confirm the new kit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitWaitLine {
+    /// Who.
+    pub friend: String,
+    /// This home, as it is known there.
+    pub home: String,
+    /// What must be read there.
+    pub words: [String; 4],
+    /// When it was told there; `None`: not yet.
+    pub announced_ms: Option<UnixMs>,
+    /// Whether it lends space: one that does not is never come to, and can't be told.
+    pub lends: bool,
+}
+
+/// The kit was replaced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KitReplaced {
+    /// [`super::view::VERSION`].
+    pub version: u32,
+    /// Who must confirm it.
+    pub waits: Vec<KitWaitLine>,
 }
 
 /// A restore under way, or one whose earlier files are kept.
@@ -49,7 +77,57 @@ pub struct RestoreLine {
 /// What is known of the kit.
 pub fn kit_line(state: &State) -> Option<KitLine> {
     let kit = state.kit.as_ref()?;
-    Some(KitLine { made_ms: kit.made_ms, printed_ms: kit.printed_ms, rehearsed_ms: kit.rehearsed_ms })
+    Some(KitLine {
+        made_ms: kit.made_ms,
+        printed_ms: kit.printed_ms,
+        rehearsed_ms: kit.rehearsed_ms,
+        waits: kit_waits(state),
+    })
+}
+
+/// Who still holds to the kit before.
+pub fn kit_waits(state: &State) -> Vec<KitWaitLine> {
+    let home = state.home.as_ref().map(ToString::to_string).unwrap_or_default();
+    let waiting = state.kit_change.iter().flat_map(|change| &change.waiting);
+    let line = |(friend, waits): (&HomeName, &KitWaits)| KitWaitLine {
+        friend: friend.to_string(),
+        home: home.clone(),
+        words: waits.words.clone(),
+        announced_ms: waits.announced_ms,
+        lends: state.friends.get(friend).is_some_and(|known| !known.identity.addresses.is_empty()),
+    };
+    waiting.map(line).collect()
+}
+
+/// Friends that say to have another kit: nothing changes before a person has asked.
+pub fn kit_claims(state: &State) -> Vec<String> {
+    let claim = |(home, friend): (&HomeName, &Friend)| match friend.kit_claims.len() {
+        0 => None,
+        1 => Some(format!(
+            "{home} says that its recovery kit was replaced: ask its person, not by mail, then `thermidor friend confirm {home}`"
+        )),
+        count => Some(format!(
+            "{home} says to have {count} different new kits: somebody has found its old paper; ask its person, not by mail, \
+             then `thermidor friend confirm {home}`"
+        )),
+    };
+    state.friends.iter().filter_map(claim).collect()
+}
+
+/// What is to be done about a friend that holds to the kit before.
+pub fn kit_wait_words(line: &KitWaitLine) -> String {
+    let KitWaitLine { friend, home, words, announced_ms, lends } = line;
+    if !lends {
+        return format!(
+            "{friend} holds to the old kit and lends nothing where it could be told of the new one: `thermidor friend \
+             rm` in both homes, then pair anew"
+        );
+    }
+    let told = if announced_ms.is_some() { "" } else { " (it is not told yet: it has not been reached)" };
+    format!(
+        "{friend} must confirm the new kit{told}: its person runs `thermidor friend confirm {home}` and must read: {}",
+        words.join(" ")
+    )
 }
 
 /// All restores.

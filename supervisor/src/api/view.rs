@@ -2,7 +2,7 @@
 //! A field is added, never renamed or taken away, without raising [`VERSION`].
 
 use super::checked::Checked;
-pub use super::recovery::{KitLine, KitPrint, RestoreLine};
+pub use super::recovery::{KitLine, KitPrint, KitReplaced, RestoreLine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thermidor_model::name::UnixMs;
@@ -309,6 +309,7 @@ impl Home {
             warnings.push("nothing is declared yet: `thermidor apply home.yaml`".into());
         }
         warnings.extend(keys_missing(state));
+        warnings.extend(super::recovery::kit_claims(state));
         if let Some(words) = outlived_words(state) {
             warnings.insert(0, words);
         }

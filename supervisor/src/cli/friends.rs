@@ -40,10 +40,13 @@ pub enum FriendVerb {
         #[arg(long, short)]
         yes: bool,
     },
-    /// Both people read the same words, or a friend's home was really recovered or rescued.
+    /// Both people read the same words, or a friend's home was really recovered or rescued, or its kit replaced.
     Confirm {
         /// Who.
         home: HomeName,
+        /// The words that its person reads, where it says to have several kits: "one two three four".
+        #[arg(long)]
+        words: Option<String>,
         /// Don't ask.
         #[arg(long, short)]
         yes: bool,
@@ -72,7 +75,7 @@ pub fn main(paths: &Paths, verb: FriendVerb) -> Result<(), Refused> {
     match verb {
         FriendVerb::Invite { ttl, no_wait, yes } => invite(paths, &ttl, no_wait, yes),
         FriendVerb::Accept { code, addresses, yes } => accept(paths, code, addresses, yes),
-        FriendVerb::Confirm { home, yes } => confirm(paths, &home, yes),
+        FriendVerb::Confirm { home, words, yes } => confirm(paths, &home, words.as_deref(), yes),
         FriendVerb::Ls(output) => list(paths, output.format),
         FriendVerb::Readdress { home, addresses } => {
             client::ask(paths, &Request::ReaddressFriend { home: home.clone(), addresses })?;
@@ -168,7 +171,53 @@ fn known(paths: &Paths, home: &HomeName, look: bool) -> Result<FriendLine, Refus
         .ok_or_else(|| Refused::because(format!("{home} is no friend: `thermidor friend ls` lists them")))
 }
 
-fn confirm(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
+/// Which of the kits that a friend says to have is meant.
+fn claimed<'a>(line: &'a FriendLine, words: Option<&str>) -> Result<&'a [String; 4], Refused> {
+    let all = || line.kit_claims.iter().map(|words| format!("    {}", words.join(" "))).collect::<Vec<_>>();
+    let meant: Vec<&[String; 4]> = match words {
+        Some(words) => {
+            let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
+            line.kit_claims.iter().filter(|claim| claim[..] == words[..]).collect()
+        }
+        None => line.kit_claims.iter().collect(),
+    };
+    match (&meant[..], words) {
+        ([one], _) => Ok(one),
+        (_, Some(_)) => Err(Refused::because(format!(
+            "{} says to have no kit with those words, but:\n{}",
+            line.home,
+            all().join("\n")
+        ))),
+        (_, None) => Err(Refused::because(format!(
+            "{} says to have several new kits: all but one are somebody's who has found its old paper. Ask its person, not \
+             by mail, which words `thermidor kit show` gives there:\n{}\nthen run `thermidor friend confirm {} --words \
+             \"...\"`",
+            line.home,
+            all().join("\n"),
+            line.home
+        ))),
+    }
+}
+
+fn confirm_kit(paths: &Paths, line: &FriendLine, words: Option<&str>, yes: bool) -> Result<(), Refused> {
+    let claim = claimed(line, words)?;
+    let home = super::home_name(&line.home).map_err(Refused::because)?;
+    print_line(&format!(
+        "{home} says that its recovery kit was replaced. A thief with its old paper would say the same, with other words. Its \
+         person must read these, by `thermidor kit show`: {}",
+        claim.join(" ")
+    ));
+    if !yes && !confirmed("Has its person read them to you, by voice?")? {
+        return Err(Refused::because(format!(
+            "nothing was changed; `thermidor friend confirm {home} --yes` does it"
+        )));
+    }
+    client::ask(paths, &Request::ConfirmKit { home: home.clone(), words: claim.clone() })?;
+    print_line(&format!("{home} is known by its new kit from now on; the old one is refused."));
+    Ok(())
+}
+
+fn confirm(paths: &Paths, home: &HomeName, words: Option<&str>, yes: bool) -> Result<(), Refused> {
     let line = known(paths, home, false)?;
     let ask = |question: &str| -> Result<(), Refused> {
         if yes || confirmed(question)? {
@@ -182,6 +231,9 @@ fn confirm(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
         client::ask(paths, &Request::ConfirmFriend { home: home.clone(), words: line.words })?;
         print_line(&format!("{home} is a friend."));
         return Ok(());
+    }
+    if !line.kit_claims.is_empty() {
+        return confirm_kit(paths, &line, words, yes);
     }
     let Some(generation) = line.claims else {
         print_line(&format!("{home} is a friend already, and there is nothing to confirm."));
@@ -208,6 +260,9 @@ fn row(line: &FriendLine) -> [String; 7] {
         (false, _) => format!("not confirmed: `thermidor friend confirm {}`", line.home),
         (true, Some(claims)) => {
             format!("says to be of generation {claims}: `thermidor friend confirm {}`", line.home)
+        }
+        (true, None) if !line.kit_claims.is_empty() => {
+            format!("says that its kit was replaced: `thermidor friend confirm {}`", line.home)
         }
         (true, None) => line.reach.clone(),
     };
@@ -265,4 +320,49 @@ fn remove(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
     client::ask(paths, &Request::RemoveFriend { home: home.clone() })?;
     print_line(&format!("{home} is no friend any more. Take it out of every `backup: to:` in home.yaml."));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> [String; 4] {
+        let all: Vec<String> = text.split(' ').map(String::from).collect();
+        all.try_into().unwrap()
+    }
+
+    fn line(kit_claims: &[&str]) -> FriendLine {
+        FriendLine {
+            home: "alice".into(),
+            addresses: vec![],
+            words: words("a b c d"),
+            confirmed: true,
+            generation: 1,
+            claims: None,
+            kit_claims: kit_claims.iter().map(|claim| words(claim)).collect(),
+            reachable: None,
+            reach: "reachable".into(),
+            lent_bytes: None,
+            used_bytes: None,
+            waiting_bytes: None,
+            last_seen_ms: None,
+            newest_here_ms: None,
+            newest_there_ms: None,
+            proven_there_ms: None,
+        }
+    }
+
+    #[test]
+    fn of_two_new_kits_a_person_says_by_its_words_which_one_is_meant() {
+        let one = line(&["one two three four"]);
+        assert_eq!(claimed(&one, None).unwrap(), &one.kit_claims[0]);
+        let two = line(&["one two three four", "five six seven eight"]);
+        let asked = claimed(&two, None).unwrap_err().text;
+        assert!(asked.contains("    one two three four\n    five six seven eight"), "{asked}");
+        assert_eq!(claimed(&two, Some("Five six  seven eight")).unwrap(), &two.kit_claims[1]);
+        let none = claimed(&two, Some("five six seven nine")).unwrap_err().text;
+        assert!(none.contains("no kit with those words"), "{none}");
+        assert!(row(&two)[1].contains("thermidor friend confirm alice"));
+        assert_eq!(row(&line(&[]))[1], "reachable");
+    }
 }

@@ -129,8 +129,8 @@ pub fn resume(paths: &Paths, kit_was_stolen: bool) -> Result<(), Refused> {
     client::ask(paths, &Request::Resume)?;
     println!("This home goes on: its services start again.");
     println!(
-        "Whoever has the kit can read every backup at your friends'. Tell them by voice; each that believes in the thief's \
-         generation takes nothing from here before you have paired anew."
+        "Whoever has the kit can read every backup at your friends'. Run `thermidor kit replace`, and tell them by voice; \
+         each that believes in the thief's generation takes nothing from here before you have paired anew."
     );
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! `kit print` and `kit show`.
+//! `kit print`, `kit show` and `kit replace`.
 
+use super::apply::confirmed;
 use super::show::{print_bytes, print_line};
 use super::{Format, Output, show};
-use crate::api::view::{KitLine, KitPrint};
+use crate::api::recovery::kit_wait_words;
+use crate::api::view::{KitLine, KitPrint, KitReplaced};
 use crate::api::{Refused, Request, client};
 use crate::paths::Paths;
 use clap::{Subcommand, ValueEnum};
@@ -15,8 +17,14 @@ pub enum KitVerb {
         #[arg(short = 'o', long = "output", value_enum, default_value = "page")]
         form: Form,
     },
-    /// When the kit was made, printed and last tried.
+    /// When the kit was made, printed and last tried; who still holds to the one before.
     Show(Output),
+    /// Draw another kit in place of one whose paper was lost, seen or stolen. Every friend's person must confirm it.
+    Replace {
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 /// What is printed.
@@ -47,12 +55,42 @@ pub fn main(paths: &Paths, verb: &KitVerb) -> Result<(), Refused> {
                 ));
             };
             match output.format {
-                Format::Table => print_line(&words(&kit)),
+                Format::Table => {
+                    print_line(&words(&kit));
+                    kit.waits.iter().for_each(|line| print_line(&kit_wait_words(line)));
+                }
                 format => show::print(&kit, format)?,
             }
             Ok(())
         }
+        KitVerb::Replace { yes } => replace(paths, *yes),
     }
+}
+
+fn replace(paths: &Paths, yes: bool) -> Result<(), Refused> {
+    let home = show::home(paths)?;
+    let Some(kit) = home.kit else {
+        return Err(Refused::because(
+            "there is no recovery kit yet that could be replaced: `thermidor kit print` makes one",
+        ));
+    };
+    print_line(&words(&kit));
+    if !kit.waits.is_empty() {
+        kit.waits.iter().for_each(|line| print_line(&kit_wait_words(line)));
+        return Err(Refused::because("it was replaced already, and that is not done at every friend's yet"));
+    }
+    print_line(
+        "Another one is drawn, to be printed at once. Each friend's home is told, and its person must confirm by voice: until \
+         then the old paper opens what lies there, and the new one is a stranger; afterwards it is the other way round. \
+         Once the last one has confirmed the old paper opens nothing any more: keep both till then.",
+    );
+    if !yes && !confirmed("Replace the recovery kit?")? {
+        return Err(Refused::because("nothing was changed; `thermidor kit replace --yes` does it"));
+    }
+    let done: KitReplaced = client::ask_for(paths, &Request::ReplaceKit)?;
+    print_line("The recovery kit was replaced. Print it now: `thermidor kit print`");
+    done.waits.iter().for_each(|line| print_line(&kit_wait_words(line)));
+    Ok(())
 }
 
 /// What `status` says of the kit.
@@ -63,5 +101,9 @@ pub fn words(kit: &KitLine) -> String {
         |at| format!("printed {}", day(at)),
     );
     let tried = kit.rehearsed_ms.map_or_else(|| "never tried".to_owned(), |at| format!("tried {}", day(at)));
-    format!("recovery kit of {}, {printed}, {tried}", day(kit.made_ms))
+    let held = match kit.waits.len() {
+        0 => String::new(),
+        count => format!("; {count} of the friends must still confirm it: `thermidor kit show`"),
+    };
+    format!("recovery kit of {}, {printed}, {tried}{held}", day(kit.made_ms))
 }

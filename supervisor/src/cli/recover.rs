@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use thermidor_backup::home_itself::{FOLDER, HomeItself};
 use thermidor_backup::kit::{Kit, Paper};
+use thermidor_backup::line::{DialError, Failed};
 use thermidor_backup::restic::{Repository, Restic, Restore, Settings, Snapshot};
 use thermidor_backup::vault::Folder;
 use thermidor_model::name::HomeName;
@@ -126,6 +127,18 @@ fn read_paper(from: &Path) -> Result<String, Refused> {
     Ok(text)
 }
 
+/// Why a friend does not let whoever has these words in.
+fn not_let_in(error: &anyhow::Error) -> String {
+    let is_stranger = |failed: &Failed| matches!(failed, Failed::NotKnown);
+    let hint = match error.downcast_ref::<DialError>() {
+        Some(DialError(all)) if all.iter().any(|(_, failed)| is_stranger(failed)) => {
+            "; if the recovery kit was replaced, it knows the one that its person has confirmed last: try the other paper"
+        }
+        _ => "",
+    };
+    format!("{error:#}{hint}")
+}
+
 /// Whom to ask, each by the ways that lead there.
 fn friends(args: &RecoverArgs, paper: &Paper) -> Result<Vec<Vec<String>>, Refused> {
     let friends: Vec<Vec<String>> = match args.friend.is_empty() {
@@ -189,7 +202,7 @@ impl Desk<'_> {
 
     /// What one friend keeps of the home itself, the newest first.
     async fn ask(&self, restic: &Restic, addresses: &[String]) -> Result<Vec<Offer>, String> {
-        let door = ByKit(self.kit).open(addresses).await.map_err(|e| format!("{e:#}"))?;
+        let door = ByKit(self.kit).open(addresses).await.map_err(|e| not_let_in(&e))?;
         let (vault, home) = (door.vault.clone(), door.home.clone());
         let repository = self.repository(&door)?;
         let blamed = |why: &dyn std::fmt::Display| door.trouble().unwrap_or_else(|| why.to_string());

@@ -72,10 +72,11 @@ impl Context {
         if lenders(state).next().is_none() {
             return Ok(true);
         }
-        let (Some(kit), Some(home)) = (self.kit()?, state.home.clone()) else { return Ok(true) };
-        let own = Own::new(&kit.transport()?, state.generation)?;
+        let Some(home) = state.home.clone() else { return Ok(true) };
         let mut all_said = true;
         for (friend, known) in lenders(state) {
+            let Some(kit) = self.kit_for(state, friend)? else { return Ok(true) };
+            let own = Own::new(&kit.transport()?, state.generation)?;
             let between = Between { home: home.clone(), vault: friend.clone() };
             all_said &= match self.come_to(&own, known).await {
                 Come::Heard(word) => self.heard(state, &kit, &between, &word).await?,

@@ -10,6 +10,7 @@ mod generations;
 mod guard_link;
 mod health;
 mod kit;
+mod kit_change;
 mod leader;
 mod log_lines;
 mod mail_files;
@@ -134,6 +135,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(backups::run(context.clone()));
         tasks.spawn(friends::run(context.clone()));
         tasks.spawn(generations::run(context.clone()));
+        tasks.spawn(kit_change::run(context.clone()));
         tasks.spawn(report::run(context.clone(), climate::Climate::new(&context)));
     }
     let ended = tokio::select! {

@@ -49,6 +49,7 @@ impl Context {
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::PrintKit => self.print_kit().await,
+            Request::ReplaceKit => self.replace_kit().await,
             Request::InviteFriend { ttl_s } => self.invite_friend(ttl_s).await,
             Request::AcceptFriend { code, addresses } => self.accept_friend(&code, &addresses).await,
             Request::Friends { look } => self.friends(look).await,
@@ -99,6 +100,7 @@ impl Context {
             Request::ConfirmGeneration { home, generation } => {
                 Command::ConfirmGeneration { home, generation }
             }
+            Request::ConfirmKit { home, words } => Command::ConfirmKit { home, words },
             Request::Resume => Command::Overrule { generation: later_generation(state)? },
             Request::RemoveFriend { home } => Command::RemoveFriend { home },
             Request::Restore { service, ask } => self.restore_order(state, service, ask)?,

@@ -27,7 +27,10 @@ impl Context {
     ) -> anyhow::Result<()> {
         let (Some(kit), Some(home)) = (self.kit()?, state.home.clone()) else { return Ok(()) };
         write_local_time(folder)?;
-        let config = VaultConfig::new(home, state.generation, &kit.transport()?, lent(state, settings));
+        let mut config = VaultConfig::new(home, state.generation, &kit.transport()?, lent(state, settings));
+        if let Some(before) = self.kit_before(state)? {
+            config = config.with_key_before(&before.transport()?);
+        }
         if config.write(folder)? {
             info!(service = %name, "the vault is told of {} friends", config.friends.len());
         }
@@ -72,6 +75,7 @@ mod tests {
             words: std::array::from_fn(|_| "word".to_owned()),
             confirmed_ms,
             claims: Some(3),
+            kit_claims: vec![],
         };
         let name = |name: &str| HomeName::new(name).unwrap();
         let mut state = State::default();

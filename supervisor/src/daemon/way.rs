@@ -9,6 +9,7 @@ use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{Forwarder, Own, Pin, TransportKey, Welcome, dial_vault};
 use thermidor_backup::vault_process::COMES_BACK;
 use thermidor_model::name::HomeName;
+use thermidor_model::state::State;
 
 /// How long each address of a friend may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -20,6 +21,8 @@ pub struct Door {
     pub vault: HomeName,
     /// This home, as it is known there.
     pub home: HomeName,
+    /// The kit by which this home is known there.
+    pub kit: Kit,
     /// Whether nothing may be written there: its person has not confirmed this home's generation yet.
     pub read_only: bool,
     forwarder: Arc<Forwarder>,
@@ -38,14 +41,15 @@ impl Door {
 }
 
 /// Dials once, so that who answers is known and a refusal is told in its own words, then opens the door.
-async fn open(addresses: &[String], own: Own, pin: Pin) -> anyhow::Result<Door> {
+async fn open(addresses: &[String], kit: &Kit, generation: u64, pin: Pin) -> anyhow::Result<Door> {
+    let own = Own::new(&kit.transport()?, generation)?;
     let met = dial_vault(addresses, &own, pin, PATIENCE).await?;
     // Whoever was met is who is spoken to from here on.
     let (pin, welcome) = (Pin::Key(met.key), met.welcome);
     let forwarder =
         Forwarder::open(addresses.to_vec(), own, pin, PATIENCE).await.context("a door on this machine")?;
     let Welcome { vault, home, read_only, .. } = welcome;
-    Ok(Door { vault, home, read_only, forwarder: Arc::new(forwarder) })
+    Ok(Door { vault, home, kit: kit.clone(), read_only, forwarder: Arc::new(forwarder) })
 }
 
 /// How a home that has nothing yet but its kit gets to a friend: nobody is pinned, for what comes back authenticates
@@ -55,22 +59,25 @@ pub struct ByKit<'a>(pub &'a Kit);
 impl ByKit<'_> {
     /// The door to whoever answers at one of these addresses.
     pub async fn open(&self, addresses: &[String]) -> anyhow::Result<Door> {
-        let own = Own::new(&self.0.transport()?, COMES_BACK)?;
-        open(addresses, own, Pin::Anybody).await
+        open(addresses, self.0, COMES_BACK, Pin::Anybody).await
     }
 }
 
 impl Context {
-    /// The door to a friend's vault, known by its pinned key.
+    /// The door to a friend's vault, known by its pinned key; this home shows the kit that the friend holds to.
     pub async fn door_to(&self, friend: &HomeName) -> anyhow::Result<Door> {
         let state = self.node.state().borrow().clone();
+        let kit = self.kit_for(&state, friend)?.context("the home has no recovery kit")?;
+        self.door_by(&state, friend, &kit).await
+    }
+
+    /// The same, with a kit of which it is not known yet that the friend believes in it.
+    pub async fn door_by(&self, state: &State, friend: &HomeName, kit: &Kit) -> anyhow::Result<Door> {
         let known = state.friends.get(friend).filter(|known| known.is_confirmed());
         let known =
             known.with_context(|| format!("{friend} is no friend: `thermidor friend ls` lists them"))?;
-        let kit = self.kit()?.context("the home has no recovery kit")?;
-        let own = Own::new(&kit.transport()?, state.generation)?;
         let pin = Pin::Key(TransportKey(known.identity.transport.0));
-        let door = open(&known.identity.addresses, own, pin).await?;
+        let door = open(&known.identity.addresses, kit, state.generation, pin).await?;
         anyhow::ensure!(door.vault == *friend, "{friend} calls itself {} by now", door.vault);
         Ok(door)
     }

@@ -200,3 +200,21 @@ async fn another_homes_export_is_not_taken_for_ours() {
     blame(recover(&paths, stage.wanted(&[&alice])).await, &["another home's"]);
     assert!(!data.join("identity").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_a_friend_has_confirmed_another_kit_its_paper_opens_what_lies_there_and_the_old_one_is_refused()
+{
+    let mut stage = Stage::new();
+    let old = stage.kit.clone();
+    stage.kit = Kit::draw().unwrap();
+    let alice = Friend::new("alice", &stage.kit, 3).await;
+    stage.keep(&alice, |_| {}).await;
+    let (paths, data) = stage.bare_machine();
+    let by_old = Wanted { kit: old, ..stage.wanted(&[&alice]) };
+    blame(
+        recover(&paths, by_old).await,
+        &["does not know this home", "if the recovery kit was replaced", "other paper"],
+    );
+    recover(&paths, stage.wanted(&[&alice])).await.unwrap();
+    assert_eq!(generation_of(&data), 4);
+}

@@ -60,7 +60,7 @@ struct Running {
 type Ended = (u64, Option<String>);
 
 impl Desk {
-    async fn restic(&self, context: &Context) -> Result<&Restic, ResticError> {
+    pub(super) async fn restic(&self, context: &Context) -> Result<&Restic, ResticError> {
         let cache = context.paths.data.join("backup").join("cache");
         self.restic.get_or_try_init(|| Restic::find(Settings::new(cache))).await
     }
@@ -72,7 +72,7 @@ impl Desk {
 
 /// Where the retention challenges of a pair are kept. On this radiator alone: what a copy, an export or another radiator
 /// brought back could be asked a second time.
-fn challenges(data: &Path, subject: &Subject, friend: &HomeName) -> PathBuf {
+pub(super) fn challenges(data: &Path, subject: &Subject, friend: &HomeName) -> PathBuf {
     data.join("backup").join("challenges").join(friend.as_str()).join(format!("{subject}.json"))
 }
 
@@ -133,6 +133,7 @@ impl Context {
         put_first(&mut due, ordered, &running, now);
         // What is not whole is no backup: it would be the newest, and be taken for what is to be restored.
         due.retain(|d| !matches!(&d.subject, Subject::Service(service) if state.is_being_restored(service)));
+        of_one_kit(&mut due, state);
         grouped(due, &running)
     }
 }
@@ -152,6 +153,15 @@ fn put_first(
         due.retain(|d| d.subject != subject || d.friend != friend);
         due.insert(0, Decision { subject, friend, task, at: now, why: "somebody asked for it".into() });
     }
+}
+
+/// What is left of the home itself differs with the kit that a friend holds to: those of the other one have their turn
+/// afterwards.
+fn of_one_kit(due: &mut Vec<Decision>, state: &State) {
+    let is_home = |decision: &Decision| decision.subject == Subject::HomeItself;
+    let before = |decision: &Decision| state.holds_to_kit_before(&decision.friend);
+    let Some(first) = due.iter().find(|decision| is_home(decision)).map(before) else { return };
+    due.retain(|decision| !is_home(decision) || before(decision) == first);
 }
 
 fn is_drilling(running: &BTreeMap<Pair, Task>) -> bool {
@@ -189,6 +199,13 @@ pub(super) fn records(state: &State) -> BTreeMap<Pair, Record> {
         records.iter().map(move |(friend, record)| ((subject.clone(), friend.clone()), record.clone()))
     });
     all.collect()
+}
+
+/// What may lie at a friend's.
+pub(super) fn subjects_at(state: &State, friend: &HomeName) -> BTreeSet<Subject> {
+    let known = state.backups.iter().filter(|(_, records)| records.contains_key(friend));
+    let wished = wishes(state).into_iter().filter(|wish| wish.friends.contains(friend));
+    known.map(|(subject, _)| subject.clone()).chain(wished.map(|wish| wish.subject)).collect()
 }
 
 /// What is wished: of each service what home.yaml says, as far as those are friends that lend space; of the home itself,
@@ -251,6 +268,8 @@ pub(super) fn content(state: &State) -> String {
         state.contexts.keys().collect::<Vec<_>>(),
         &state.authority_pem,
         friends,
+        // Whoever has taken a new kit is to have the home under it at once.
+        state.kit_change.as_ref().map(|change| change.waiting.keys().collect::<Vec<_>>()),
     );
     // A map of names always is JSON; should it not be, the home is backed up once more than needed.
     let text = serde_json::to_vec(&told).unwrap_or_else(|_| unix_ms().to_le_bytes().to_vec());
@@ -321,7 +340,7 @@ mod tests {
             addresses: vec!["alice.example".into()],
         };
         let words = ["a", "b", "c", "d"].map(String::from);
-        let friend = Friend { identity, words, confirmed_ms: Some(1), claims: None };
+        let friend = Friend { identity, words, confirmed_ms: Some(1), claims: None, kit_claims: vec![] };
         state.friends.insert(home("alice"), friend);
         state
     }
@@ -339,6 +358,38 @@ mod tests {
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         (volume.in_sync, volume.driver) = ([1, 2, 3].into(), thermidor_model::spec::VolumeDriver::Local);
         assert_eq!(backs_service_up(&state, &mail()), Some(1), "a folder is only where it is used");
+    }
+
+    #[test]
+    fn what_is_left_of_the_home_itself_goes_to_friends_of_one_kit_at_a_time() {
+        use thermidor_model::friends::{KitChange, KitRecord, KitWaits};
+        let mut state = state();
+        let before = KitRecord { made_ms: 1, printed_ms: None, rehearsed_ms: None, key: PublicKey([9; 32]) };
+        let was = content(&state);
+        let words = std::array::from_fn(|_| "word".to_owned());
+        let waiting = [(home("alice"), KitWaits { words, announced_ms: None })].into();
+        state.kit_change = Some(KitChange { begun_ms: 1, before, waiting });
+        assert_ne!(content(&state), was, "it is left anew at once");
+        let due = |subject: Subject, friend: &str| Decision {
+            subject,
+            friend: home(friend),
+            task: Task::Backup,
+            at: 1,
+            why: String::new(),
+        };
+        let mut all: Vec<Decision> = ["carol", "alice", "dave"]
+            .into_iter()
+            .flat_map(|name| [due(Subject::HomeItself, name), due(Subject::Service(mail()), name)])
+            .collect();
+        of_one_kit(&mut all, &state);
+        let friends = |subject: &Subject| {
+            let of = all.iter().filter(|d| d.subject == *subject).map(|d| d.friend.to_string());
+            of.collect::<Vec<_>>()
+        };
+        assert_eq!(friends(&Subject::HomeItself), ["carol", "dave"], "alice holds to the kit before");
+        assert_eq!(friends(&Subject::Service(mail())), ["carol", "alice", "dave"]);
+        let subjects = subjects_at(&state, &home("alice"));
+        assert_eq!(subjects, [Subject::HomeItself, Subject::Service(mail())].into());
     }
 
     #[test]

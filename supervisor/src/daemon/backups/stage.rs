@@ -52,13 +52,18 @@ pub fn sweep(data: &Path) -> anyhow::Result<()> {
 }
 
 impl Stage {
-    /// Freezes a subject.
-    pub async fn take(context: &Context, state: &State, subject: &Subject) -> anyhow::Result<Self> {
+    /// Freezes a subject; of the home itself what whoever holds to the kit `before` may have.
+    pub async fn take(
+        context: &Context,
+        state: &State,
+        subject: &Subject,
+        before: bool,
+    ) -> anyhow::Result<Self> {
         let dir = place(&context.paths.data).join(subject.as_str());
         let taken = crate::clock::unix_ms();
         let mut stage = Self { dir, taken, mounted: Vec::new(), snapshots: Vec::new() };
         let filled = match subject {
-            Subject::HomeItself => stage.write_home(context, state),
+            Subject::HomeItself => stage.write_home(context, state, before),
             Subject::Service(service) => stage.freeze(context, state, service).await,
         };
         match filled {
@@ -70,15 +75,11 @@ impl Stage {
         }
     }
 
-    fn write_home(&self, context: &Context, state: &State) -> anyhow::Result<()> {
+    fn write_home(&self, context: &Context, state: &State, before: bool) -> anyhow::Result<()> {
         make_private(&self.dir)?;
-        let kit = context.kit()?.context("the home has no recovery kit")?;
-        let keys = context.node.identity().keep(state)?;
-        let home = HomeItself {
-            state: state.clone(),
-            home_keys: keys.home_keys,
-            authority_key_pem: keys.authority_key_pem,
-        };
+        let (state, kit) = context.home_to_leave(state, before)?;
+        let keys = context.node.identity().keep(&state)?;
+        let home = HomeItself { state, home_keys: keys.home_keys, authority_key_pem: keys.authority_key_pem };
         Ok(home.write_into(&self.dir, &kit)?)
     }
 

@@ -7,7 +7,6 @@ use crate::clock::unix_ms;
 use crate::daemon::{Context, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{DialError, Failed};
 use thermidor_backup::restic::{Keep, Progress, Restic};
 use thermidor_backup::round::Round;
@@ -73,8 +72,8 @@ impl Work {
                 return;
             }
         };
-        let (kit, restic, stage) = done;
-        let with = With { work: &self, context, state, kit: &kit, restic, stage: stage.as_ref() };
+        let (restic, stage) = done;
+        let with = With { work: &self, context, state, restic, stage: stage.as_ref() };
         let all = self.friends.iter().map(|(friend, progress)| with.serve(friend, progress));
         futures::future::join_all(all).await;
         if let Some(stage) = stage {
@@ -87,19 +86,16 @@ impl Work {
         records.and_then(|records| records.get(friend)).cloned().unwrap_or_default()
     }
 
-    async fn prepared(
-        &self,
-        context: &Context,
-        state: &State,
-    ) -> anyhow::Result<(Kit, &Restic, Option<Stage>)> {
-        use anyhow::Context as _;
-        let kit = context.kit()?.context("the home has no recovery kit: run `thermidor kit print`")?;
+    async fn prepared(&self, context: &Context, state: &State) -> anyhow::Result<(&Restic, Option<Stage>)> {
+        anyhow::ensure!(state.kit.is_some(), "the home has no recovery kit: run `thermidor kit print`");
         let restic = self.desk.restic(context).await?;
+        // Friends that hold to different kits are served one after the other.
+        let before = self.friends.keys().any(|friend| state.holds_to_kit_before(friend));
         let stage = match self.task {
-            Task::Backup => Some(Stage::take(context, state, &self.subject).await?),
+            Task::Backup => Some(Stage::take(context, state, &self.subject, before).await?),
             Task::Prove | Task::Drill | Task::Ask => None,
         };
-        Ok((kit, restic, stage))
+        Ok((restic, stage))
     }
 
     async fn note(&self, context: &Context, friend: &HomeName, was: &Record, record: Record) {
@@ -136,7 +132,6 @@ struct With<'a> {
     work: &'a Work,
     context: &'a Context,
     state: &'a State,
-    kit: &'a Kit,
     restic: &'a Restic,
     stage: Option<&'a Stage>,
 }
@@ -171,7 +166,7 @@ impl With<'_> {
         let round = Round {
             restic: self.restic,
             at: door.at(),
-            kit: self.kit,
+            kit: &door.kit,
             home,
             generation: state.generation,
             vault: friend.clone(),
@@ -185,6 +180,9 @@ impl With<'_> {
                 let is_untidy = record.tidied.is_none_or(|at| unix_ms().saturating_sub(at) >= TIDY_EVERY);
                 if record.failure.is_none() && is_untidy {
                     record = round.tidy(&Keep::default(), &record, unix_ms).await;
+                }
+                if record.failure.is_none() {
+                    record = round.let_go_of_old_keys(&record, unix_ms).await;
                 }
                 if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
                     record.content = Some(super::content(state));

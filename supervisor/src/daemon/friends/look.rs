@@ -29,12 +29,14 @@ impl Context {
             Some(Err(why)) => (None, Some(why)),
             None => (None, None),
         };
-        let own = match self.kit() {
+        let own = |home: &HomeName| match self.kit_for(&state, home) {
             Ok(kit) => kit.map(|kit| self.own_on_the_line(&kit, &state)).transpose(),
             Err(e) => Err(e),
         };
-        let own = own.map_err(|e| Refused::because(format!("{e:#}")))?;
-        let reached = state.friends.values().map(|friend| reach(friend, own.as_ref().filter(|_| look)));
+        let own = state.friends.keys().map(|home| own(home).map_err(|e| Refused::because(format!("{e:#}"))));
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let reached = state.friends.values().zip(&own);
+        let reached = reached.map(|(friend, own)| reach(friend, own.as_ref().filter(|_| look)));
         let reached = join_all(reached).await;
         let terms = vault_of(&state).map(|(_, _, settings)| settings);
         let lines = state.friends.iter().zip(reached).map(|((home, friend), (reachable, reach))| {
@@ -47,6 +49,7 @@ impl Context {
                 confirmed: friend.is_confirmed(),
                 generation: friend.identity.generation,
                 claims: friend.claims,
+                kit_claims: friend.kit_claims.iter().map(|claim| claim.words.clone()).collect(),
                 reachable,
                 reach,
                 lent_bytes: lent,

@@ -10,11 +10,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use thermidor_backup::generations::Between;
+use thermidor_backup::kit_change::NewKeys;
+use thermidor_backup::vault::HomeKey;
 use thermidor_backup::vault_process::{PAIRING_SOCKET, Status};
+use thermidor_model::friends::{Friend, KIT_CLAIMS_MAX, KitClaim, PublicKey};
 use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::spec::RecipeSpec;
 use thermidor_model::state::State;
-use thermidor_model::{Command, ServiceName};
+use thermidor_model::{Command, Outcome, ServiceName};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -157,6 +161,32 @@ impl Context {
         Some(said.map_err(silent).and_then(|said| serde_json::from_slice(&said).map_err(|e| e.to_string())))
     }
 
+    /// Tells the home of a friend that says to have another kit.
+    async fn note_kit_said(&self, state: &State, home: &HomeName, friend: &Friend, said: NewKeys) {
+        let (key, transport) = (PublicKey(said.key.0), PublicKey(said.transport.0));
+        let is_known = friend.kit_claims.iter().any(|known| known.key == key && known.transport == transport);
+        let Some(own) = state.home.clone().filter(|_| !is_known && friend.identity.key != key) else {
+            return;
+        };
+        // One too many was told when it came, and is said again every few seconds.
+        if friend.kit_claims.len() >= KIT_CLAIMS_MAX {
+            return debug!(friend = %home, "it says to have yet another kit");
+        }
+        let (between, known) = (Between { home: home.clone(), vault: own }, HomeKey(friend.identity.key.0));
+        let words =
+            tokio::task::spawn_blocking(move || said.words(&known, &between).map(str::to_owned)).await;
+        let words = match words {
+            Ok(words) => words,
+            Err(e) => return warn!(friend = %home, "the words of its other kit can't be told: {e}"),
+        };
+        let claim = KitClaim { key, transport, words, heard_ms: unix_ms() };
+        match self.node.propose(Command::HearKit { home: home.clone(), claim }, within(PROPOSE_MAX)).await {
+            Ok(Outcome::Refused(why)) => warn!(friend = %home, "its other kit is not noted: {why}"),
+            Ok(_) => {}
+            Err(e) => warn!(friend = %home, "its other kit is still to be told: {e}"),
+        }
+    }
+
     /// Tells the home of friends that have come with a higher generation to the vault that is active here, and of those
     /// that come no more.
     async fn note_what_is_heard(&self, state: &State) {
@@ -175,6 +205,9 @@ impl Context {
             for (home, seen) in status.friends {
                 let Some(friend) = state.friends.get(&home) else { continue };
                 quiet_friends.extend(quiet(&home, seen.newest, unix_ms()));
+                if let Some(said) = seen.kit_said {
+                    self.note_kit_said(state, &home, friend, said).await;
+                }
                 let generation = seen.generation_heard;
                 let known = friend.claims.unwrap_or(0).max(friend.identity.generation);
                 if generation <= known {

@@ -69,7 +69,6 @@ impl Context {
         before: Option<UnixMs>,
         purpose: &str,
     ) -> anyhow::Result<Offer> {
-        let kit = self.kit()?.context("the home has no recovery kit")?;
         let door = self.door_to(friend).await?;
         let repository = Repository {
             at: door.at(),
@@ -77,7 +76,7 @@ impl Context {
             folder: Folder::new(service.as_str())
                 .with_context(|| format!("{service} is no folder of a vault"))?,
             password: None,
-            key: kit.repository(friend)?,
+            key: door.kit.repository(friend)?,
             as_of: wish.as_of_s,
         };
         // Its own for each: one that is ended in the middle leaves nobody else's cache half written.

@@ -1,0 +1,131 @@
+//! A recovery kit is replaced in a living home: the friend is told and changes nothing before its person has compared the words;
+//! then the new paper brings the home back on a bare machine, and the old one opens nothing.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use std::time::Duration;
+use thermidor_supervisor::demo::home::Home;
+use thermidor_supervisor::demo::lab::command::until;
+use thermidor_supervisor::demo::lab::{Lab, Options};
+use thermidor_tests::program;
+
+/// Maison's radiator, that of the friend alpes, and a bare machine.
+const MACHINES: [&str; 3] = ["salon", "chalet", "neuf"];
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a command says in JSON; nothing while it can't be asked.
+fn asked(home: &Home, machine: &str, args: &[&str]) -> Result<Value> {
+    let said = home.lab.radiator(machine)?.thermidor(args, 60)?;
+    Ok(serde_json::from_slice(&said.stdout).unwrap_or_default())
+}
+
+/// Waits until something that is asked in JSON is as wanted.
+fn becomes(
+    home: &Home,
+    machine: &str,
+    args: &[&str],
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let found = until(PATIENCE, what, || {
+        std::thread::sleep(Duration::from_millis(500));
+        let said = asked(home, machine, args).unwrap_or_default();
+        Ok(is(&said).then_some(said))
+    });
+    Ok(found?)
+}
+
+#[test]
+fn a_kit_is_replaced_and_the_friend_believes_it_when_its_person_has_compared_the_words() {
+    let name = format!("kit-replace-{}", std::process::id());
+    let options =
+        Options::beside(&program("thermidor").unwrap()).with_images(&[], &|text| eprintln!("{text}"));
+    let lab = Lab::new(&name, &MACHINES, options.unwrap()).unwrap();
+    lab.engines_ready().unwrap();
+    let mut home = Home::new(lab, "salon");
+    let chalet = home.lab.radiator("chalet").unwrap().address().to_string();
+    let fill = "test -e /data/it || head -c 2000000 /dev/urandom > /data/it; sync; exec sleep infinity";
+    let maison = format!(
+        "home: maison\nradiators: {{ salon: {{ heats: room, power: 250 }} }}\nservices:\n  notes:\n    \
+         image: debian:bookworm-slim\n    command: [ sh, -c, \"{fill}\" ]\n    volumes: [ \"notes:/data\" ]\n    \
+         stop_grace_period: 1s\n    backup: {{ every: 1h, to: [alpes] }}\nvolumes: {{ notes: {{ size: 64m }} }}\n"
+    );
+    let alpes = format!(
+        "home: alpes\nradiators: {{ chalet: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    recipe: vault\n    \
+         settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
+         volumes: {{ vault: {{ size: 128m }} }}\n"
+    );
+    home.found("maison", "salon", &maison, "notes").unwrap();
+    home.found("alpes", "chalet", &alpes, "vault").unwrap();
+    let said = home.refused_on("salon", &["kit", "replace", "--yes"]).unwrap();
+    assert!(said.contains("`thermidor kit print` makes one"), "{said}");
+    home.befriend("chalet", "salon", "maison").unwrap();
+    home.reaches_its_friend(PATIENCE.as_secs(), "salon").unwrap();
+    home.sit_at("salon");
+    let old = home.type_on("salon", &["kit", "print", "-o", "words"]).unwrap();
+    home.type_on("salon", &["backup", "run"]).unwrap();
+    replaced(&home).unwrap();
+    let new = home.type_on("salon", &["kit", "print", "-o", "words"]).unwrap();
+    assert_ne!(old, new);
+    recovered(&mut home, &old, &new, &chalet).unwrap();
+}
+
+fn replaced(home: &Home) -> Result<()> {
+    home.type_on("salon", &["kit", "replace", "--yes"])?;
+    let again = home.refused_on("salon", &["kit", "replace", "--yes"])?;
+    ensure!(again.contains("replaced already"), "{again}");
+    let show = ["kit", "show", "-o", "json"];
+    let told = becomes(home, "salon", &show, "the new kit to be announced", |said| {
+        said["waits"][0]["announced_ms"].is_u64()
+    })?;
+    ensure!(told["waits"][0]["friend"] == "alpes" && told["printed_ms"].is_null(), "{told}");
+    let words = told["waits"][0]["words"].clone();
+    let list = ["friend", "ls", "-o", "json"];
+    let heard = becomes(home, "chalet", &list, "alpes to have heard of it", |said| {
+        said["items"][0]["kit_claims"][0].is_array()
+    })?;
+    ensure!(heard["items"][0]["kit_claims"] == Value::from(vec![words.clone()]), "{heard} is not {words}");
+    // Everything goes on as before, both ways.
+    home.type_on("salon", &["backup", "run", "notes"])?;
+    let status = asked(home, "chalet", &["status", "-o", "json"])?;
+    ensure!(status["warnings"].to_string().contains("recovery kit was replaced"), "{status}");
+
+    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
+    becomes(home, "salon", &show, "alpes to hold to the new kit", |said| {
+        said["made_ms"].is_u64() && said["waits"].is_null()
+    })?;
+    let events = home.type_on("salon", &["events"])?;
+    ensure!(events.contains("destroy it") && !events.contains("has lost something"), "{events}");
+    for args in [&["backup", "run"][..], &["backup", "check", "notes"]] {
+        home.type_on("salon", args)?;
+    }
+    becomes(home, "salon", &["backup", "ls", "-o", "json"], "everything to be proved", |said| {
+        let lines = said["items"].as_array().cloned().unwrap_or_default();
+        lines.len() == 2 && lines.iter().all(|line| line["state"] == "proved")
+    })?;
+    Ok(())
+}
+
+/// The power is gone for good: only the paper printed last is of use.
+fn recovered(home: &mut Home, old: &str, new: &str, friend: &str) -> Result<()> {
+    home.lab.radiator("salon")?.power_off()?;
+    let listen = home.listener("neuf")?;
+    let paper = home.lab.radiator("neuf")?.dir().join("paper");
+    let path = paper.to_string_lossy().into_owned();
+    let args = ["recover", "--kit", &path, "--friend", friend, "--radiator", "salon", "--listen", &listen];
+    let args: Vec<&str> = args.into_iter().chain(["--others-are-unplugged"]).collect();
+    std::fs::write(&paper, old)?;
+    let said = home.refused_on("neuf", &args)?;
+    ensure!(said.contains("does not know this home") && said.contains("try the other paper"), "{said}");
+    std::fs::write(&paper, new)?;
+    let said = home.type_on("neuf", &args)?;
+    ensure!(said.contains("maison is recovered from alpes") && said.contains("in generation 2"), "{said}");
+    home.start_units("neuf", true)?;
+    home.sit_at("neuf");
+    home.wait(180, "the notes with their data", |s| {
+        s.service("notes").is_some_and(|n| n.state == "runs" && n.active.as_deref() == Some("salon"))
+    })?;
+    Ok(())
+}
