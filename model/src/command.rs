@@ -2,7 +2,7 @@
 //! (an epoch, a set version, a revision), and [`crate::apply`] refuses it if that has changed.
 
 use crate::backup::{Record, Subject};
-use crate::friends::{FriendIdentity, KitRecord, PairingInvitation, PublicKey};
+use crate::friends::{FriendIdentity, KitRecord, KitSplit, PairingInvitation, PublicKey};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
 use crate::restore::RestoreOrder;
@@ -384,12 +384,15 @@ pub enum Command {
         /// Its entropy, sealed as [`crate::friends::KIT_SECRET`].
         sealed: Sealed,
     },
-    /// The kit was printed or tried.
+    /// The kit was printed, tried or split.
     NoteKit {
         /// When it was printed.
         printed_ms: Option<UnixMs>,
         /// When it was tried.
         rehearsed_ms: Option<UnixMs>,
+        /// How it was split, and when.
+        #[serde(default)]
+        split: Option<KitSplit>,
     },
     /// From whichever radiator made a backup, proved or tried one, or failed to.
     NoteBackup {

@@ -3,7 +3,9 @@
 use super::{Applied, invalid, stale};
 use crate::backup::{Record, Subject};
 use crate::command::Outcome;
-use crate::friends::{ADDRESSES_MAX, Friend, FriendIdentity, KIT_SECRET, KitRecord, PairingInvitation};
+use crate::friends::{
+    ADDRESSES_MAX, Friend, FriendIdentity, KIT_SECRET, KitRecord, KitSplit, PairingInvitation,
+};
 use crate::name::{HomeName, UnixMs};
 use crate::state::{Sealed, State, Weight};
 
@@ -165,10 +167,16 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn note_kit(&mut self, printed_ms: Option<UnixMs>, rehearsed_ms: Option<UnixMs>) -> Applied {
+    pub(super) fn note_kit(
+        &mut self,
+        printed_ms: Option<UnixMs>,
+        rehearsed_ms: Option<UnixMs>,
+        split: Option<KitSplit>,
+    ) -> Applied {
         let Some(kit) = &mut self.kit else { return stale("the home has no kit") };
         kit.printed_ms = kit.printed_ms.max(printed_ms);
         kit.rehearsed_ms = kit.rehearsed_ms.max(rehearsed_ms);
+        kit.split = [kit.split, split].into_iter().flatten().max_by_key(|split| split.at_ms);
         Ok(Outcome::Done)
     }
 

@@ -1,7 +1,7 @@
 //! Who is a friend, and from when on; whose word about a backup counts.
 
 use crate::backup::{Failure, Passes, Record, Subject};
-use crate::friends::{FriendIdentity, KIT_SECRET, KitRecord, PairingInvitation, PublicKey};
+use crate::friends::{FriendIdentity, KIT_SECRET, KitRecord, KitSplit, PairingInvitation, PublicKey};
 use crate::name::HomeName;
 use crate::state::{Sealed, State, Weight};
 use crate::testing::{joined, mail};
@@ -143,19 +143,38 @@ fn a_note_on_a_backup_names_what_it_was_computed_from() {
 #[test]
 fn a_kit_is_set_once_and_no_person_sets_its_secret() {
     let mut state = joined(1);
-    let record = |n| KitRecord { made_ms: 1, printed_ms: None, rehearsed_ms: None, key: PublicKey([n; 32]) };
+    let record = |n| KitRecord {
+        made_ms: 1,
+        printed_ms: None,
+        rehearsed_ms: None,
+        key: PublicKey([n; 32]),
+        split: None,
+    };
+    let note = |printed_ms, split| Command::NoteKit { printed_ms, rehearsed_ms: None, split };
     let set = |was: Option<u8>, n| Command::SetKit {
         was: was.map(|n| PublicKey([n; 32])),
         record: record(n),
         sealed: sealed(),
     };
-    refused(&mut state, 1, Command::NoteKit { printed_ms: Some(1), rehearsed_ms: None }, "no kit");
+    refused(&mut state, 1, note(Some(1), None), "no kit");
     done(&mut state, set(None, 1));
     refused(&mut state, 1, set(None, 2), "another kit");
     let person = Command::SetSecret { name: KIT_SECRET.into(), sealed: None };
     refused(&mut state, 1, person, "recovery kit");
-    done(&mut state, Command::NoteKit { printed_ms: Some(50), rehearsed_ms: None });
-    assert_eq!(state.kit.as_ref().unwrap().printed_ms, Some(50));
+    let split = |at_ms, of| KitSplit { at_ms, needed: 2, of };
+    done(&mut state, note(Some(50), Some(split(60, 3))));
+    done(&mut state, note(None, None));
+    done(&mut state, note(Some(40), Some(split(55, 4))));
+    let kit = state.kit.as_ref().unwrap();
+    assert_eq!((kit.printed_ms, kit.split), (Some(50), Some(split(60, 3))), "the last of each");
     done(&mut state, set(Some(1), 2));
     assert!(state.events.back().unwrap().text.contains("friends must be paired anew"));
+    assert_eq!(state.kit.as_ref().unwrap().split, None, "shares of the kit before are void with it");
+    let earlier =
+        serde_json::json!({ "made_ms": 1, "printed_ms": null, "rehearsed_ms": null, "key": vec![1; 32] });
+    assert_eq!(
+        serde_json::from_value::<KitRecord>(earlier).unwrap(),
+        record(1),
+        "of a program before splits"
+    );
 }

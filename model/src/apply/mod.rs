@@ -121,7 +121,9 @@ impl State {
             Command::HearGeneration { home, generation } => self.hear_generation(at, home, *generation),
             Command::ConfirmGeneration { home, generation } => self.confirm_generation(at, home, *generation),
             Command::SetKit { was, record, sealed } => self.set_kit(at, *was, record, sealed),
-            Command::NoteKit { printed_ms, rehearsed_ms } => self.note_kit(*printed_ms, *rehearsed_ms),
+            Command::NoteKit { printed_ms, rehearsed_ms, split } => {
+                self.note_kit(*printed_ms, *rehearsed_ms, *split)
+            }
             Command::NoteBackup { subject, friend, was, record } => {
                 self.note_backup(at, subject, friend, was, record)
             }

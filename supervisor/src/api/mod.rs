@@ -221,6 +221,13 @@ pub enum Request {
     },
     /// The recovery kit's page and words: [`recovery::KitPrint`].
     PrintKit,
+    /// A new split of the recovery kit, a page for each person: [`recovery::KitShares`].
+    SplitKit {
+        /// The persons.
+        among: Vec<String>,
+        /// Shares that give the kit back.
+        needed: usize,
+    },
     /// What a service says: lines.
     Logs {
         /// Which.

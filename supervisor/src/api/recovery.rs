@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thermidor_model::State;
+use thermidor_model::friends::KitSplit;
 use thermidor_model::name::UnixMs;
 use thermidor_model::restore::RestoreStage;
 
@@ -16,6 +17,30 @@ pub struct KitPrint {
     pub words: Vec<String>,
 }
 
+/// The recovery kit in shares, as `kit split` gets it. A secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KitShares {
+    /// [`super::view::VERSION`].
+    pub version: u32,
+    /// The two words with which each share begins.
+    pub split: String,
+    /// Shares that give the kit back.
+    pub needed: usize,
+    /// One page for each person.
+    pub pages: Vec<SharePage>,
+}
+
+/// One person's page.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SharePage {
+    /// Whose.
+    pub person: String,
+    /// Which share it is.
+    pub number: u8,
+    /// The page.
+    pub page: String,
+}
+
 /// What is known of the recovery kit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KitLine {
@@ -25,6 +50,9 @@ pub struct KitLine {
     pub printed_ms: Option<UnixMs>,
     /// When a recovery was last tried with it, or done.
     pub rehearsed_ms: Option<UnixMs>,
+    /// When it was last split among friends' persons, and how.
+    #[serde(default)]
+    pub split: Option<KitSplit>,
 }
 
 /// A restore under way, or one whose earlier files are kept.
@@ -49,7 +77,8 @@ pub struct RestoreLine {
 /// What is known of the kit.
 pub fn kit_line(state: &State) -> Option<KitLine> {
     let kit = state.kit.as_ref()?;
-    Some(KitLine { made_ms: kit.made_ms, printed_ms: kit.printed_ms, rehearsed_ms: kit.rehearsed_ms })
+    let split = kit.split;
+    Some(KitLine { made_ms: kit.made_ms, printed_ms: kit.printed_ms, rehearsed_ms: kit.rehearsed_ms, split })
 }
 
 /// All restores.

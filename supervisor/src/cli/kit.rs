@@ -1,4 +1,4 @@
-//! `kit print` and `kit show`.
+//! `kit print`, `kit split` and `kit show`.
 
 use super::show::{print_bytes, print_line};
 use super::{Format, Output, show};
@@ -15,7 +15,9 @@ pub enum KitVerb {
         #[arg(short = 'o', long = "output", value_enum, default_value = "page")]
         form: Form,
     },
-    /// When the kit was made, printed and last tried.
+    /// Print one page for each of several persons, so many of which give the recovery kit back.
+    Split(super::kit_split::SplitArgs),
+    /// When the kit was made, printed, split and last tried.
     Show(Output),
 }
 
@@ -39,6 +41,7 @@ pub fn main(paths: &Paths, verb: &KitVerb) -> Result<(), Refused> {
             eprintln!("Keep it away from the house, and to yourself: whoever has these words is this home.");
             Ok(())
         }
+        KitVerb::Split(args) => super::kit_split::main(paths, args),
         KitVerb::Show(output) => {
             let home = show::home(paths)?;
             let Some(kit) = home.kit else {
@@ -63,5 +66,32 @@ pub fn words(kit: &KitLine) -> String {
         |at| format!("printed {}", day(at)),
     );
     let tried = kit.rehearsed_ms.map_or_else(|| "never tried".to_owned(), |at| format!("tried {}", day(at)));
-    format!("recovery kit of {}, {printed}, {tried}", day(kit.made_ms))
+    let split = kit.split.as_ref().map_or_else(String::new, |split| {
+        format!(", split {} of {} on {}", split.needed, split.of, day(split.at_ms))
+    });
+    format!("recovery kit of {}, {printed}{split}, {tried}", day(kit.made_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::friends::KitSplit;
+
+    #[test]
+    fn what_was_done_with_the_kit_is_said_in_a_line() {
+        let at = |day: i64| jiff::civil::date(2026, 11, day as i8).at(12, 0, 0, 0);
+        let ms =
+            |day| at(day).to_zoned(jiff::tz::TimeZone::system()).unwrap().timestamp().as_millisecond() as u64;
+        let mut kit = KitLine { made_ms: ms(1), printed_ms: None, rehearsed_ms: None, split: None };
+        assert_eq!(
+            words(&kit),
+            "recovery kit of 2026-11-01, never printed: `thermidor kit print`, never tried"
+        );
+        kit.printed_ms = Some(ms(2));
+        kit.split = Some(KitSplit { at_ms: ms(3), needed: 2, of: 3 });
+        assert_eq!(
+            words(&kit),
+            "recovery kit of 2026-11-01, printed 2026-11-02, split 2 of 3 on 2026-11-03, never tried"
+        );
+    }
 }

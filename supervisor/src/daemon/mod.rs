@@ -10,6 +10,7 @@ mod generations;
 mod guard_link;
 mod health;
 mod kit;
+mod kit_split;
 mod leader;
 mod log_lines;
 mod mail_files;

@@ -49,6 +49,7 @@ impl Context {
             Request::Leave { radiator } => self.leave(member(&state, &radiator)?).await,
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::PrintKit => self.print_kit().await,
+            Request::SplitKit { among, needed } => self.split_kit(&among, needed).await,
             Request::InviteFriend { ttl_s } => self.invite_friend(ttl_s).await,
             Request::AcceptFriend { code, addresses } => self.accept_friend(&code, &addresses).await,
             Request::Friends { look } => self.friends(look).await,
