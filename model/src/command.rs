@@ -351,8 +351,11 @@ pub enum Command {
     },
     /// `thermidor friend rm`.
     RemoveFriend {
-        /// Who.
+        /// Who; a home that is no friend any more only to have deleted what it kept.
         home: HomeName,
+        /// What it kept in this home's vault is deleted.
+        #[serde(default)]
+        delete_data: bool,
     },
     /// A friend is reached elsewhere.
     ReaddressFriend {

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,6 +35,9 @@ pub struct VaultConfig {
     seed: String,
     /// To whom space is lent.
     pub friends: BTreeMap<HomeName, FriendConfig>,
+    /// Homes of whose nothing is to be kept. Left out where there are none: an earlier program knows no such thing.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<HomeName>,
 }
 
 impl std::fmt::Debug for VaultConfig {
@@ -43,6 +46,7 @@ impl std::fmt::Debug for VaultConfig {
             .field("home", &self.home)
             .field("generation", &self.generation)
             .field("friends", &self.friends)
+            .field("gone", &self.gone)
             .finish_non_exhaustive()
     }
 }
@@ -108,7 +112,12 @@ impl VaultConfig {
         friends: BTreeMap<HomeName, FriendConfig>,
     ) -> Self {
         let seed = BASE64_STANDARD.encode(&key.seed()[..]);
-        Self { version: Self::VERSION, home, generation, seed, friends }
+        Self { version: Self::VERSION, home, generation, seed, friends, gone: BTreeSet::new() }
+    }
+
+    /// The same, with homes of whose nothing is to be kept.
+    pub fn without(self, gone: BTreeSet<HomeName>) -> Self {
+        Self { gone, ..self }
     }
 
     /// The transport key; `None` if the seed is none.
@@ -213,6 +222,11 @@ mod tests {
         config.generation = 2;
         assert!(config.write(dir.path()).unwrap());
         assert_eq!(seen.look(dir.path()).unwrap().unwrap().generation, 2);
+        let config = config.without([HomeName::new("bob").unwrap()].into());
+        assert!(config.write(dir.path()).unwrap());
+        assert_eq!(seen.look(dir.path()).unwrap(), Some(config.clone()));
+        let text = serde_json::to_string(&VaultConfig { gone: BTreeSet::new(), ..config.clone() }).unwrap();
+        assert!(!text.contains("gone"), "a program before it reads what it is told nothing new in");
         // Rubbish is told once, and what was there before stays.
         fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(matches!(seen.look(dir.path()), Err(ConfigError::Unreadable(..))));

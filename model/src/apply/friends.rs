@@ -89,13 +89,21 @@ impl State {
             return Ok(Outcome::Done);
         }
         friend.confirmed_ms = Some(at);
+        // What the vault has not deleted yet of an earlier time is kept.
+        self.parted.remove(home);
         self.tell(at, Weight::Mail, &format!("friend/{home}"), format!("{home} is a friend from now on"));
         Ok(Outcome::Done)
     }
 
-    pub(super) fn remove_friend(&mut self, at: UnixMs, home: &HomeName) -> Applied {
-        if self.friends.remove(home).is_none() {
-            return unknown(home);
+    /// The vault deletes what the home kept once it is lent nothing any more.
+    pub(super) fn remove_friend(&mut self, at: UnixMs, home: &HomeName, delete_data: bool) -> Applied {
+        let was_friend = self.friends.remove(home).is_some();
+        if delete_data && self.parted.insert(home.clone(), at).is_none() {
+            let text = format!("what {home} kept here is deleted, as a person has said");
+            self.tell(at, Weight::Mail, &format!("parted/{home}"), text);
+        }
+        if !was_friend {
+            return if delete_data { Ok(Outcome::Done) } else { unknown(home) };
         }
         for records in self.backups.values_mut() {
             records.remove(home);

@@ -97,10 +97,37 @@ fn who_is_removed_takes_its_records_along_and_may_come_back_with_other_keys() {
     let mut state = with_alice();
     let record = Record { made: Some(5), ..Record::default() };
     done(&mut state, note(&Record::default(), &record));
-    done(&mut state, Command::RemoveFriend { home: home("alice") });
-    assert!(state.friends.is_empty() && state.backups.is_empty());
-    refused(&mut state, 1, Command::RemoveFriend { home: home("alice") }, "thermidor friend ls");
+    done(&mut state, remove("alice", false));
+    assert!(state.friends.is_empty() && state.backups.is_empty() && state.parted.is_empty());
+    refused(&mut state, 1, remove("alice", false), "thermidor friend ls");
     done(&mut state, meet("alice", 2));
+}
+
+fn remove(name: &str, delete_data: bool) -> Command {
+    Command::RemoveFriend { home: home(name), delete_data }
+}
+
+#[test]
+fn what_a_removed_friend_kept_is_deleted_by_order_unless_it_is_a_friend_again() {
+    let mut state = with_alice();
+    done(&mut state, remove("alice", true));
+    assert!(state.friends.is_empty() && state.parted.contains_key(&home("alice")));
+    let told =
+        |state: &State| state.events.iter().filter(|e| e.text.contains("kept here is deleted")).count();
+    assert_eq!(told(&state), 1);
+    done(&mut state, remove("alice", true));
+    assert_eq!(told(&state), 1, "said once");
+    // Met and not yet compared: the order stands.
+    done(&mut state, meet("alice", 1));
+    assert!(state.parted.contains_key(&home("alice")));
+    done(&mut state, Command::ConfirmFriend { home: home("alice"), words: words() });
+    assert!(state.parted.is_empty());
+    // One that was removed before anybody could say it.
+    done(&mut state, remove("alice", false));
+    done(&mut state, remove("alice", true));
+    assert!(state.parted.contains_key(&home("alice")));
+    let earlier = serde_json::json!({ "RemoveFriend": { "home": "alice" } });
+    assert_eq!(serde_json::from_value::<Command>(earlier).unwrap(), remove("alice", false));
 }
 
 #[test]

@@ -202,6 +202,9 @@ pub enum Request {
     RemoveFriend {
         /// Who.
         home: HomeName,
+        /// What it kept here is deleted; then it may be one that was removed before.
+        #[serde(default)]
+        delete_data: bool,
     },
     /// Something about the restore of a service in the home.
     Restore {

@@ -54,6 +54,10 @@ impl Context {
             Request::AcceptFriend { code, addresses } => self.accept_friend(&code, &addresses).await,
             Request::Friends { look } => self.friends(look).await,
             Request::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses).await,
+            Request::RemoveFriend { home, delete_data } => {
+                let command = self.part_with(&state, home, delete_data).await?;
+                self.order(command).await
+            }
             Request::Backups => self.backups(&state).await,
             Request::RunBackup { subject, to, task } => {
                 self.order_backup(&state, subject, to, task.into()).await
@@ -101,7 +105,6 @@ impl Context {
                 Command::ConfirmGeneration { home, generation }
             }
             Request::Resume => Command::Overrule { generation: later_generation(state)? },
-            Request::RemoveFriend { home } => Command::RemoveFriend { home },
             Request::Restore { service, ask } => self.restore_order(state, service, ask)?,
             Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
             Request::Promote { volume, radiator } => promote(state, volume, &radiator)?,

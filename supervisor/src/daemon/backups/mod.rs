@@ -4,6 +4,7 @@
 mod drill;
 mod orders;
 mod stage;
+mod tidy;
 mod work;
 
 pub use orders::{answer, standings};
@@ -83,10 +84,14 @@ pub async fn run(context: Context) {
     }
     let awake = unix_ms();
     let mut jobs = JoinSet::new();
+    let mut tidied = None;
     loop {
         drill::sweep_once(&context).await;
-        while jobs.try_join_next().is_some() {}
+        while jobs.try_join_next().is_some() {
+            tidied = None;
+        }
         let state = context.node.state().borrow().clone();
+        context.tidy(&state, &mut tidied);
         let leader = context.node.leadership().borrow().leader;
         for (subject, task, friends) in context.due(&state, leader, awake) {
             if jobs.len() >= AT_ONCE {
@@ -99,7 +104,7 @@ pub async fn run(context: Context) {
         tokio::select! {
             _ = tokio::time::sleep(EVERY) => {}
             _ = context.backups.wake.notified() => {}
-            Some(_) = jobs.join_next() => {}
+            Some(_) = jobs.join_next() => tidied = None,
         }
     }
 }
