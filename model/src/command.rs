@@ -2,7 +2,7 @@
 //! (an epoch, a set version, a revision), and [`crate::apply`] refuses it if that has changed.
 
 use crate::backup::{Record, Subject};
-use crate::friends::{FriendIdentity, KitClaim, KitRecord, PairingInvitation, PublicKey};
+use crate::friends::{FriendIdentity, KitClaim, KitRecord, KitSplit, PairingInvitation, PublicKey};
 use crate::name::{HomeName, NodeId, RadiatorName, ReplicaId, ServiceName, UnixMs, VolumeName};
 use crate::packed::Packed;
 use crate::restore::RestoreOrder;
@@ -351,8 +351,11 @@ pub enum Command {
     },
     /// `thermidor friend rm`.
     RemoveFriend {
-        /// Who.
+        /// Who; a home that is no friend any more only to have deleted what it kept.
         home: HomeName,
+        /// What it kept in this home's vault is deleted.
+        #[serde(default)]
+        delete_data: bool,
     },
     /// A friend is reached elsewhere.
     ReaddressFriend {
@@ -384,12 +387,15 @@ pub enum Command {
         /// Its entropy, sealed as [`crate::friends::KIT_SECRET`].
         sealed: Sealed,
     },
-    /// The kit was printed or tried.
+    /// The kit was printed, tried or split.
     NoteKit {
         /// When it was printed.
         printed_ms: Option<UnixMs>,
         /// When it was tried.
         rehearsed_ms: Option<UnixMs>,
+        /// How it was split, and when.
+        #[serde(default)]
+        split: Option<KitSplit>,
     },
     /// `thermidor kit replace`: another kit, and every friend holds to the one before for now.
     ReplaceKit {

@@ -96,6 +96,20 @@ pub struct KitRecord {
     pub rehearsed_ms: Option<UnixMs>,
     /// The signing key that it gives.
     pub key: PublicKey,
+    /// When it was last split among friends' persons, and how.
+    #[serde(default)]
+    pub split: Option<KitSplit>,
+}
+
+/// A split of the kit: any so many shares of it give the kit back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitSplit {
+    /// When.
+    pub at_ms: UnixMs,
+    /// Shares that give the kit back.
+    pub needed: u8,
+    /// Shares that there are.
+    pub of: u8,
 }
 
 /// Another kit has taken the place of one, and friends still hold to that one. It goes on being shown to them, and their

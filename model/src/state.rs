@@ -85,6 +85,9 @@ pub struct State {
     /// Homes that this one was paired with, by name.
     #[serde(default)]
     pub friends: BTreeMap<HomeName, Friend>,
+    /// Homes that are no friends any more, and of whose the vault is to keep nothing: since when.
+    #[serde(default)]
+    pub parted: BTreeMap<HomeName, UnixMs>,
     /// The code that was given out last.
     #[serde(default)]
     pub pairing: Option<PairingInvitation>,
@@ -136,6 +139,7 @@ impl Default for State {
             secrets: BTreeMap::new(),
             mail_accounts: BTreeMap::new(),
             friends: BTreeMap::new(),
+            parted: BTreeMap::new(),
             pairing: None,
             kit: None,
             kit_change: None,

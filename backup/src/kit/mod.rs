@@ -1,11 +1,16 @@
 //! The recovery kit: 24 words (BIP 39) on paper, from which a burnt-down home comes back. They are the seed of the home's
 //! signing key, of the keys of its repositories and of what its other secrets are sealed with.
 
+mod field;
 mod page;
 mod read;
+mod share;
+mod share_page;
 
 pub use page::{Friend, Paper};
 pub use read::KitError;
+pub use share::{PERSONS_MAX, Share, SplitError, SplitId, Terms};
+pub use share_page::{Pages, persons};
 
 use crate::line::Transport;
 use crate::restic::Secret;

@@ -1,7 +1,8 @@
 //! The page that is printed: what it is, the words in rows with their checks, a QR code of them, and where the friends
 //! are. Plain text, 80 columns, one page.
 
-use super::read::{KitError, ROW, check_of};
+use super::read::{Form, KIT, KitError, ROW, check_of};
+use super::share_page;
 use super::{CryptoFailed, Kit};
 use crate::words;
 use qrcode::render::unicode::Dense1x2;
@@ -34,28 +35,54 @@ impl Kit {
              On a new machine:  thermidor recover\n\n",
             words.len()
         );
-        for (row, four) in words.chunks(ROW).enumerate() {
-            for (column, word) in four.iter().enumerate() {
-                let _ = write!(page, "{:>4} {word:<11}", row * ROW + column + 1);
-            }
-            let numbers: Vec<u16> = four.iter().filter_map(|word| words::number(word)).collect();
-            let _ = writeln!(page, "  #{:02}", check_of(row, &numbers));
-        }
-        page.push_str("\nThe # and two digits check the words of their row.\n\n");
-        page.push_str(&qr(&words.join(" "))?);
-        page.push('\n');
-        if friends.is_empty() {
-            page.push_str(
-                "\nNo friend keeps a backup of this home yet: print this page again once one does.\n",
-            );
-        } else {
-            let _ = writeln!(page, "\n{FRIENDS}");
-            for friend in friends {
-                let _ = writeln!(page, "  {}  {}", friend.home, friend.addresses.join("  "));
-            }
-        }
+        write_words(&mut page, &KIT, &words)?;
+        write_friends(&mut page, friends);
         Ok(page)
     }
+}
+
+/// The words in rows with their checks, and the QR code of them.
+pub(super) fn write_words(page: &mut String, form: &Form, all: &[&str]) -> Result<(), CryptoFailed> {
+    for (row, four) in all.chunks(ROW).enumerate() {
+        for (column, word) in four.iter().enumerate() {
+            let _ = write!(page, "{:>4} {word:<11}", row * ROW + column + 1);
+        }
+        let numbers: Vec<u16> = four.iter().filter_map(|word| words::number(word)).collect();
+        let _ = writeln!(page, "  #{:02}", check_of(form, row, &numbers));
+    }
+    page.push_str("\nThe # and two digits check the words of their row.\n\n");
+    page.push_str(&qr(&all.join(" "))?);
+    page.push('\n');
+    Ok(())
+}
+
+/// Where the friends are.
+pub(super) fn write_friends(page: &mut String, friends: &[Friend]) {
+    if friends.is_empty() {
+        page.push_str("\nNo friend keeps a backup of this home yet: print this page again once one does.\n");
+        return;
+    }
+    let _ = writeln!(page, "\n{FRIENDS}");
+    for friend in friends {
+        let _ = writeln!(page, "  {}  {}", friend.home, friend.addresses.join("  "));
+    }
+}
+
+/// The rows of words of a page.
+pub(super) fn rows_of(page: &str) -> String {
+    let is_row = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    page.lines().filter(is_row).filter(|line| line.contains('#')).collect::<Vec<_>>().join("\n")
+}
+
+/// The friends that a page names.
+pub(super) fn friends_of(page: &str) -> Vec<Friend> {
+    let below = page.lines().skip_while(|line| !line.starts_with(FRIENDS)).skip(1);
+    let friend = |line: &str| {
+        let mut parts = line.split_whitespace();
+        let home = HomeName::new(parts.next()?).ok()?;
+        Some(Friend { home, addresses: parts.map(str::to_owned).collect() })
+    };
+    below.map_while(friend).collect()
 }
 
 /// What a person hands over to have the home back: the whole page as it was printed, or the words alone.
@@ -70,20 +97,19 @@ pub struct Paper {
 impl Paper {
     /// Reads a file or what was typed.
     pub fn read(text: &str) -> Result<Self, KitError> {
-        if !text.contains(TITLE) {
+        if share_page::is_one(text) {
+            return Err(KitError::IsShare);
+        }
+        if !is_one(text) {
             return Ok(Self { kit: Kit::read(text)?, friends: Vec::new() });
         }
-        let is_row = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
-        let rows: Vec<&str> = text.lines().filter(is_row).filter(|line| line.contains('#')).collect();
-        let below = text.lines().skip_while(|line| !line.starts_with(FRIENDS)).skip(1);
-        let friend = |line: &str| {
-            let mut parts = line.split_whitespace();
-            let home = HomeName::new(parts.next()?).ok()?;
-            Some(Friend { home, addresses: parts.map(str::to_owned).collect() })
-        };
-        let friends = below.map_while(friend).collect();
-        Ok(Self { kit: Kit::read(&rows.join("\n"))?, friends })
+        Ok(Self { kit: Kit::read(&rows_of(text))?, friends: friends_of(text) })
     }
+}
+
+/// Whether a text is the page of a kit.
+pub(super) fn is_one(text: &str) -> bool {
+    text.contains(TITLE)
 }
 
 /// A QR code as text: what is ink on paper is a block.

@@ -1,5 +1,7 @@
-//! A kit typed in from paper, with all that goes wrong in that: which word is wrong is said, and what it may have been.
+//! A kit or a share typed in from paper, with all that goes wrong in that: which word is wrong is said, and what it may
+//! have been.
 
+use super::share::{SHARE_WORDS, SplitError};
 use super::{Kit, WORDS};
 use crate::words;
 use bip39::{Language, Mnemonic};
@@ -11,6 +13,26 @@ use zeroize::Zeroizing;
 pub(super) const ROW: usize = 4;
 /// Proposals that are made.
 const SUSPECTS_MAX: usize = 5;
+
+/// What is written in words.
+pub(super) struct Form {
+    /// What a person calls it.
+    pub what: &'static str,
+    /// How many words it has.
+    pub words: usize,
+    /// What the checks of its rows begin with.
+    pub row: &'static [u8],
+    /// Whether so many words are one.
+    pub fits: fn(&[u16]) -> bool,
+}
+
+/// A kit's words.
+pub(super) const KIT: Form = Form {
+    what: "a recovery kit",
+    words: WORDS,
+    row: b"thermidor kit row 1",
+    fits: |numbers| entropy_of(numbers).is_some(),
+};
 
 /// What may be wrong if all words are known and don't fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,12 +59,19 @@ impl fmt::Display for Suspect {
     }
 }
 
-/// Why a text is no kit.
+/// Why a text is no kit, or no share of one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KitError {
     /// Too many words, or too few.
-    #[error("a recovery kit is {WORDS} words, these are {0}")]
-    Count(usize),
+    #[error("{what} is {words} words, these are {given}{}", other(*.given))]
+    Count {
+        /// What was to be read.
+        what: &'static str,
+        /// How many words it has.
+        words: usize,
+        /// How many were given.
+        given: usize,
+    },
     /// No word of the list.
     #[error(transparent)]
     Unknown(#[from] words::Unknown),
@@ -61,6 +90,24 @@ pub enum KitError {
     /// All are words, but not of one kit.
     #[error("all words are known, but one of them is wrong or they are in another order{}", perhaps(.0))]
     Checksum(Vec<Suspect>),
+    /// It is the page of a share.
+    #[error("this is a share of a recovery kit that was split: give it with --share, once for each")]
+    IsShare,
+    /// It is the page of a whole kit.
+    #[error("this is the page of a whole recovery kit: give it with --kit, and no other is needed")]
+    IsKit,
+    /// All words of a share fit, and what they say does not.
+    #[error(transparent)]
+    Split(#[from] SplitError),
+}
+
+/// What so many words would be.
+fn other(given: usize) -> &'static str {
+    match given {
+        WORDS => ": so many are a whole recovery kit, which is given with --kit",
+        SHARE_WORDS => ": so many are a share, which is given with --share",
+        _ => "",
+    }
 }
 
 fn perhaps(suspects: &[Suspect]) -> String {
@@ -72,15 +119,15 @@ fn perhaps(suspects: &[Suspect]) -> String {
 }
 
 /// The two digits that check a row of words.
-pub(super) fn check_of(row: usize, words: &[u16]) -> u8 {
-    let mut covered = b"thermidor kit row 1".to_vec();
+pub(super) fn check_of(form: &Form, row: usize, words: &[u16]) -> u8 {
+    let mut covered = form.row.to_vec();
     covered.push(row as u8);
     covered.extend(words.iter().flat_map(|word| word.to_be_bytes()));
     let sum = digest(&SHA256, &covered);
     (u16::from_be_bytes([sum.as_ref()[0], sum.as_ref()[1]]) % 100) as u8
 }
 
-fn fits(numbers: &[u16]) -> Option<Zeroizing<[u8; 32]>> {
+fn entropy_of(numbers: &[u16]) -> Option<Zeroizing<[u8; 32]>> {
     let text: Vec<&str> = numbers.iter().map(|number| words::word(*number)).collect();
     let text = Zeroizing::new(text.join(" "));
     let mnemonic = Mnemonic::parse_in_normalized(Language::English, &text).ok()?;
@@ -93,51 +140,59 @@ impl Kit {
     /// Reads what somebody typed or scanned: the words in any case, their first four letters at least. Numbers before
     /// them don't matter; the `#` and two digits of a row are looked at where they are given.
     pub fn read(text: &str) -> Result<Self, KitError> {
-        let mut numbers: Zeroizing<Vec<u16>> = Zeroizing::default();
-        let mut checks = Vec::new();
-        let mut count = 0;
-        let mut unknown = None;
-        for token in text.split(|c: char| !(c.is_alphanumeric() || c == '#')).filter(|t| !t.is_empty()) {
-            if let Some(check) = token.strip_prefix('#').and_then(|digits| digits.parse().ok()) {
-                checks.push((count, check));
-            } else if !token.bytes().all(|b| b.is_ascii_digit() || b == b'#') {
-                count += 1;
-                match words::number(token) {
-                    Some(number) => numbers.push(number),
-                    None => {
-                        let word = token.chars().take(20).collect();
-                        let none = words::Unknown { word, ..words::Unknown::new(count, token) };
-                        unknown.get_or_insert(KitError::Unknown(none));
-                    }
-                }
-            }
-        }
-        // A word too many is more often said by its place than by their count.
-        if let Some(unknown) = unknown {
-            return Err(unknown);
-        }
-        if count != WORDS {
-            return Err(KitError::Count(count));
-        }
-        let whole = fits(&numbers);
-        for (end, given) in checks {
-            let Some(first) = usize::checked_sub(end, ROW).filter(|first| first % ROW == 0) else { continue };
-            if check_of(first / ROW, &numbers[first..end]) != given && whole.is_none() {
-                let suspects = suspects(&numbers, first..end);
-                return Err(KitError::Row { first: first + 1, last: end, given, suspects });
-            }
-        }
-        whole.map(Self).ok_or_else(|| KitError::Checksum(suspects(&numbers, 0..WORDS)))
+        let numbers = read_words(text, &KIT)?;
+        entropy_of(&numbers).map(Self).ok_or_else(|| KitError::Checksum(Vec::new()))
     }
 }
 
+/// The words' numbers, which fit together.
+pub(super) fn read_words(text: &str, form: &Form) -> Result<Zeroizing<Vec<u16>>, KitError> {
+    let mut numbers: Zeroizing<Vec<u16>> = Zeroizing::default();
+    let mut checks = Vec::new();
+    let mut count = 0;
+    let mut unknown = None;
+    for token in text.split(|c: char| !(c.is_alphanumeric() || c == '#')).filter(|t| !t.is_empty()) {
+        if let Some(check) = token.strip_prefix('#').and_then(|digits| digits.parse().ok()) {
+            checks.push((count, check));
+        } else if !token.bytes().all(|b| b.is_ascii_digit() || b == b'#') {
+            count += 1;
+            match words::number(token) {
+                Some(number) => numbers.push(number),
+                None => {
+                    let word = token.chars().take(20).collect();
+                    let none = words::Unknown { word, ..words::Unknown::new(count, token) };
+                    unknown.get_or_insert(KitError::Unknown(none));
+                }
+            }
+        }
+    }
+    // A word too many is more often said by its place than by their count.
+    if let Some(unknown) = unknown {
+        return Err(unknown);
+    }
+    if count != form.words {
+        return Err(KitError::Count { what: form.what, words: form.words, given: count });
+    }
+    if (form.fits)(&numbers) {
+        return Ok(numbers);
+    }
+    for (end, given) in checks {
+        let Some(first) = usize::checked_sub(end, ROW).filter(|first| first % ROW == 0) else { continue };
+        if check_of(form, first / ROW, &numbers[first..end]) != given {
+            let suspects = suspects(form, &numbers, first..end);
+            return Err(KitError::Row { first: first + 1, last: end, given, suspects });
+        }
+    }
+    Err(KitError::Checksum(suspects(form, &numbers, 0..form.words)))
+}
+
 /// What would make the words fit: neighbours swapped, or a word for one like it, the likeliest first.
-fn suspects(numbers: &[u16], within: std::ops::Range<usize>) -> Vec<Suspect> {
+fn suspects(form: &Form, numbers: &[u16], within: std::ops::Range<usize>) -> Vec<Suspect> {
     let mut found = Vec::new();
     let mut tried = Zeroizing::new(numbers.to_vec());
     for at in within.start..within.end.saturating_sub(1) {
         tried.swap(at, at + 1);
-        if tried[at] != tried[at + 1] && fits(&tried).is_some() {
+        if tried[at] != tried[at + 1] && (form.fits)(&tried) {
             found.push(Suspect::Swapped(at + 1));
         }
         tried.swap(at, at + 1);
@@ -150,7 +205,7 @@ fn suspects(numbers: &[u16], within: std::ops::Range<usize>) -> Vec<Suspect> {
             let given = words::word(numbers[at]);
             for other in (0..2048).filter(|n| words::distance(given, words::word(*n)) == slips) {
                 tried[at] = other;
-                if fits(&tried).is_some() {
+                if (form.fits)(&tried) {
                     found.push(Suspect::Word { position: at + 1, given, fits: words::word(other) });
                 }
             }
@@ -189,8 +244,11 @@ mod tests {
     #[test]
     fn which_word_is_wrong_is_said() {
         let (_, words) = kit();
-        assert_eq!(Kit::read(&words[..23].join(" ")), Err(KitError::Count(23)));
-        assert_eq!(Kit::read(""), Err(KitError::Count(0)));
+        assert_eq!(
+            Kit::read(&words[..23].join(" ")),
+            Err(KitError::Count { what: "a recovery kit", words: 24, given: 23 })
+        );
+        assert_eq!(Kit::read(""), Err(KitError::Count { what: "a recovery kit", words: 24, given: 0 }));
         for at in 0..WORDS {
             let mut wrong: Vec<String> = words.iter().map(|w| w.to_string()).collect();
             wrong[at].insert(1, 'q');
@@ -243,7 +301,7 @@ mod tests {
             let number = |w: &&str| words::number(w).unwrap();
             let row = |n: usize| {
                 let numbers: Vec<u16> = original[n * ROW..][..ROW].iter().map(number).collect();
-                format!("{} #{:02}\n", words[n * ROW..][..ROW].join(" "), check_of(n, &numbers))
+                format!("{} #{:02}\n", words[n * ROW..][..ROW].join(" "), check_of(&KIT, n, &numbers))
             };
             (0..WORDS / ROW).map(row).collect()
         };

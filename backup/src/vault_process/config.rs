@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -38,6 +38,9 @@ pub struct VaultConfig {
     seed_before: Option<String>,
     /// To whom space is lent.
     pub friends: BTreeMap<HomeName, FriendConfig>,
+    /// Homes of whose nothing is to be kept. Left out where there are none: an earlier program knows no such thing.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<HomeName>,
 }
 
 impl std::fmt::Debug for VaultConfig {
@@ -46,6 +49,7 @@ impl std::fmt::Debug for VaultConfig {
             .field("home", &self.home)
             .field("generation", &self.generation)
             .field("friends", &self.friends)
+            .field("gone", &self.gone)
             .finish_non_exhaustive()
     }
 }
@@ -111,13 +115,26 @@ impl VaultConfig {
         friends: BTreeMap<HomeName, FriendConfig>,
     ) -> Self {
         let seed = BASE64_STANDARD.encode(&key.seed()[..]);
-        Self { version: Self::VERSION, home, generation, seed, seed_before: None, friends }
+        Self {
+            version: Self::VERSION,
+            home,
+            generation,
+            seed,
+            seed_before: None,
+            friends,
+            gone: BTreeSet::new(),
+        }
     }
 
     /// The same, with the key of the kit before: it is shown to everybody who does not say to expect the new one.
     pub fn with_key_before(mut self, key: &Transport) -> Self {
         self.seed_before = Some(BASE64_STANDARD.encode(&key.seed()[..]));
         self
+    }
+
+    /// The same, with homes of whose nothing is to be kept.
+    pub fn without(self, gone: BTreeSet<HomeName>) -> Self {
+        Self { gone, ..self }
     }
 
     /// The transport key; `None` if the seed is none.
@@ -231,6 +248,11 @@ mod tests {
         config.generation = 2;
         assert!(config.write(dir.path()).unwrap());
         assert_eq!(seen.look(dir.path()).unwrap().unwrap().generation, 2);
+        let config = config.without([HomeName::new("bob").unwrap()].into());
+        assert!(config.write(dir.path()).unwrap());
+        assert_eq!(seen.look(dir.path()).unwrap(), Some(config.clone()));
+        let text = serde_json::to_string(&VaultConfig { gone: BTreeSet::new(), ..config.clone() }).unwrap();
+        assert!(!text.contains("gone"), "a program before it reads what it is told nothing new in");
         // Rubbish is told once, and what was there before stays.
         fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(matches!(seen.look(dir.path()), Err(ConfigError::Unreadable(..))));

@@ -1,6 +1,7 @@
 //! The vault's doors: friends come in by one, the daemon asks at the other, and guests are led on to the daemon.
 
 use super::judge::{Judged, judge, outlived};
+use super::left::Left;
 use super::status::{AnnouncedStatus, FriendStatus, Status};
 use super::{PAIRING_SOCKET, Present};
 use crate::line::{Coming, TransportKey, Welcome, refuse, take_all, welcome};
@@ -39,6 +40,7 @@ pub(super) struct Doors {
     present: watch::Receiver<Option<Arc<Present>>>,
     run: PathBuf,
     visits: Mutex<BTreeMap<HomeName, Visits>>,
+    left: Left,
     guests: Semaphore,
 }
 
@@ -68,8 +70,13 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl Doors {
-    pub(super) fn new(vault: Vault, present: watch::Receiver<Option<Arc<Present>>>, run: PathBuf) -> Self {
-        Self { vault, present, run, visits: Mutex::default(), guests: Semaphore::new(GUESTS_MAX) }
+    pub(super) fn new(
+        vault: Vault,
+        present: watch::Receiver<Option<Arc<Present>>>,
+        left: Left,
+        run: PathBuf,
+    ) -> Self {
+        Self { vault, present, run, visits: Mutex::default(), left, guests: Semaphore::new(GUESTS_MAX) }
     }
 
     fn visits(&self) -> MutexGuard<'_, BTreeMap<HomeName, Visits>> {
@@ -237,7 +244,11 @@ impl Doors {
             }
             (name, status)
         });
-        Status { version: Status::VERSION, friends: friends.collect() }
+        // Who is a friend again since the count has its bytes among the friends'.
+        let mut left = self.left.told();
+        let friends: BTreeMap<_, _> = friends.collect();
+        left.iter_mut().for_each(|left| left.retain(|name, _| !friends.contains_key(name)));
+        Status { version: Status::VERSION, friends, left }
     }
 }
 

@@ -5,6 +5,7 @@
 mod config;
 mod doors;
 mod judge;
+mod left;
 mod status;
 
 pub use config::{ConfigError, FriendConfig, VaultConfig, write_local_time};
@@ -15,6 +16,8 @@ use crate::line::{Acceptor, NoCertificate, Own, Pins};
 use crate::vault::{OpenError, Settings, Vault};
 use config::Seen;
 use doors::Doors;
+use left::Left;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -114,25 +117,38 @@ pub async fn run(places: Places, ending: impl Future<Output = ()>) -> Result<(),
     let vault = Vault::open(&places.data, settings)?;
     let pins = Pins::default();
     let (present, watching) = watch::channel(None);
-    let doors = Arc::new(Doors::new(vault.clone(), watching, places.run.clone()));
+    let left = Left::default();
+    let doors = Arc::new(Doors::new(vault.clone(), watching, left.clone(), places.run.clone()));
     put_in_force(&vault, &pins, &present, first).await;
+    left.look_again();
     tracing::info!(at = %places.listen, "the vault is open");
     let mut tending = tokio::time::interval(TEND);
     let mut looking = tokio::time::interval(LOOK);
     let serving = doors.clone().serve(listener);
     let telling = doors.clone().tell(status);
-    tokio::pin!(serving, telling);
+    let leaving = left.clone().keep_up(vault.clone());
+    tokio::pin!(serving, telling, leaving);
     loop {
         tokio::select! {
             () = &mut ending => break,
             () = &mut serving => {}
             () = &mut telling => {}
+            () = &mut leaving => {}
             _ = looking.tick() => match seen.look(&places.config) {
-                Ok(Some(config)) => put_in_force(&vault, &pins, &present, config).await,
+                Ok(Some(config)) => {
+                    put_in_force(&vault, &pins, &present, config).await;
+                    left.look_again();
+                }
                 Ok(None) => {}
                 Err(error) => tracing::warn!("the configuration stays as it is: {}", chain(&error)),
             },
-            _ = tending.tick() => tend(&vault).await,
+            _ = tending.tick() => {
+                tend(&vault).await;
+                let gone = present.borrow().as_ref().map(|it| it.config.gone.clone()).unwrap_or_default();
+                if part_with(&vault, gone).await {
+                    left.look_again();
+                }
+            }
         }
     }
     tracing::info!("the vault is shut");
@@ -174,7 +190,7 @@ async fn put_in_force(
     };
     for gone in before.iter().filter(|friend| !config.friends.contains_key(*friend)) {
         vault.close(gone);
-        tracing::info!(friend = %gone, "nothing is lent to this home any more; what it kept stays on disk");
+        tracing::info!(friend = %gone, "nothing is lent to this home any more");
     }
     for (friend, agreed) in &config.friends {
         let (vault, name, terms) = (vault.clone(), friend.clone(), agreed.terms());
@@ -187,7 +203,26 @@ async fn put_in_force(
             Err(error) => tracing::error!(%friend, %error, "its space stays shut"),
         }
     }
+    let gone = config.gone.clone();
     present.send_replace(Some(Arc::new(Present { config, acceptor })));
+    part_with(vault, gone).await;
+}
+
+/// Moves out of the way what homes kept of whose nothing is to be kept; says whether there is anything to sweep, or to be
+/// tried again.
+async fn part_with(vault: &Vault, gone: BTreeSet<HomeName>) -> bool {
+    let mut any = false;
+    for friend in gone {
+        let (vault, name) = (vault.clone(), friend.clone());
+        match tokio::task::spawn_blocking(move || vault.part_with(&name)).await {
+            Ok(Ok(false)) => continue,
+            Ok(Ok(true)) => tracing::warn!(%friend, "what this home kept is deleted, as a person has said"),
+            Ok(Err(error)) => tracing::error!(%friend, "nothing of it is deleted: {}", chain(&error)),
+            Err(error) => tracing::error!(%friend, %error, "nothing of it is deleted"),
+        }
+        any = true;
+    }
+    any
 }
 
 fn acceptor(config: &VaultConfig, pins: &Pins) -> Result<Acceptor, NotInForce> {

@@ -21,6 +21,9 @@ pub struct Status {
     pub version: u8,
     /// Each friend's space.
     pub friends: BTreeMap<HomeName, FriendStatus>,
+    /// Bytes of homes that are no friends any more; `None`: they are not counted yet.
+    #[serde(default)]
+    pub left: Option<BTreeMap<HomeName, u64>>,
 }
 
 /// A friend's space, and when it came.

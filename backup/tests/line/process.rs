@@ -149,6 +149,109 @@ async fn friends_come_and_go_by_the_file_and_open_connections_with_them() {
     vault.task.await.unwrap();
 }
 
+impl Vault {
+    /// Waits until the vault tells this of what removed friends kept.
+    async fn left(&self, wanted: &[(&str, u64)]) {
+        let wanted: BTreeMap<_, _> = wanted.iter().map(|(name, bytes)| (home(name), *bytes)).collect();
+        let mut last = None;
+        for _ in 0..100 {
+            // Before its first words the process has no socket.
+            last = Status::ask(&self.dir.path().join("run"), PATIENCE).await.ok().and_then(|told| told.left);
+            if last.as_ref() == Some(&wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{last:?}");
+    }
+
+    /// Waits until nothing is left of what was moved out of the way.
+    async fn is_swept(&self) {
+        let gone = self.dir.path().join("data/gone");
+        let is_empty = || std::fs::read_dir(&gone).is_ok_and(|mut entries| entries.next().is_none());
+        for _ in 0..100 {
+            if is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} is not empty", gone.display());
+    }
+
+    async fn ends(self) -> TempDir {
+        self.end.send(()).unwrap();
+        self.task.await.unwrap();
+        self.dir
+    }
+}
+
+fn part(dir: &Path, friends: &[(&str, FriendConfig)], gone: &[&str]) {
+    let friends: BTreeMap<_, _> = friends.iter().map(|(name, it)| (home(name), it.clone())).collect();
+    let gone = gone.iter().map(|name| home(name)).collect();
+    VaultConfig::new(home("alice"), 7, &key(1), friends).without(gone).write(&dir.join("config")).unwrap();
+}
+
+#[tokio::test]
+async fn a_home_that_is_paired_anew_finds_what_it_kept_unless_that_was_deleted() {
+    let vault = Vault::runs().await;
+    let mut bob = vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "POST", "/bob/?create=true", b"").await.0, 200);
+    assert_eq!(ask(&mut bob, "POST", &blob(b"one"), b"one").await.0, 200);
+    vault.left(&[]).await;
+    tell(vault.dir.path(), &[]);
+    vault.left(&[("bob", 3)]).await;
+    // It is a friend again, and nothing was deleted: its repository is as it was.
+    tell(vault.dir.path(), &[("bob", friend(2, 3))]);
+    let mut bob = vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "GET", &blob(b"one"), b"").await, (200, "one".into()));
+    assert_eq!(vault.status().await.left, Some(BTreeMap::new()));
+    // Removed with its data, in the middle of a connection and of an upload.
+    let path = blob(b"two, of which half has come");
+    bob.stream
+        .write_all(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 27\r\n\r\ntwo, o").as_bytes())
+        .await
+        .unwrap();
+    bob.stream.flush().await.unwrap();
+    part(vault.dir.path(), &[], &["bob"]);
+    let closed = tokio::time::timeout(PATIENCE, bob.stream.read_u8()).await.unwrap();
+    assert!(closed.is_err());
+    vault.is_swept().await;
+    vault.left(&[]).await;
+    assert!(!vault.dir.path().join("data/friends/bob").exists());
+    // The order stands, and does not harm whoever comes after; it begins with nothing.
+    part(vault.dir.path(), &[("bob", friend(2, 3))], &["bob"]);
+    let mut bob = vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "GET", &blob(b"one"), b"").await.0, 404);
+    assert_eq!(ask(&mut bob, "POST", "/bob/?create=true", b"").await.0, 200);
+    assert_eq!(ask(&mut bob, "POST", &blob(b"new"), b"new").await.0, 200);
+    part(vault.dir.path(), &[("bob", friend(2, 3)), ("carol", friend(4, 1))], &["bob"]);
+    vault.until(4, 1, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "GET", &blob(b"new"), b"").await, (200, "new".into()));
+    vault.ends().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_vaults_end_broke_off_is_finished_at_its_start() {
+    let vault = Vault::runs().await;
+    let mut bob = vault.until(2, 3, Result::is_ok).await.unwrap();
+    assert_eq!(ask(&mut bob, "POST", "/bob/?create=true", b"").await.0, 200);
+    assert_eq!(ask(&mut bob, "POST", &blob(b"one"), b"one").await.0, 200);
+    drop(bob);
+    let at = vault.at;
+    let dir = vault.ends().await;
+    let data = dir.path().join("data");
+    // It ended after the rename and half of the files of an earlier bob; and before the rename of this one.
+    std::fs::create_dir_all(data.join("gone/bob.0/repo/data/00")).unwrap();
+    std::fs::write(data.join("gone/bob.0/repo/data/00/left"), "left").unwrap();
+    part(dir.path(), &[("carol", friend(4, 1))], &["bob", "never-was-here"]);
+    let vault = Vault::over(dir, at);
+    vault.until(4, 1, Result::is_ok).await.unwrap();
+    vault.is_swept().await;
+    vault.left(&[]).await;
+    assert!(!data.join("friends/bob").exists() && data.join("friends/carol").exists());
+    vault.ends().await;
+}
+
 #[tokio::test]
 async fn a_home_that_came_back_reads_until_a_person_confirms_and_the_one_before_it_is_told() {
     let vault = Vault::runs().await;

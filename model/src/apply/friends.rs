@@ -3,7 +3,9 @@
 use super::{Applied, invalid, stale};
 use crate::backup::{Record, Subject};
 use crate::command::Outcome;
-use crate::friends::{ADDRESSES_MAX, Friend, FriendIdentity, KIT_SECRET, KitRecord, PairingInvitation};
+use crate::friends::{
+    ADDRESSES_MAX, Friend, FriendIdentity, KIT_SECRET, KitRecord, KitSplit, PairingInvitation,
+};
 use crate::name::{HomeName, UnixMs};
 use crate::state::{Sealed, State, Weight};
 
@@ -87,13 +89,21 @@ impl State {
             return Ok(Outcome::Done);
         }
         friend.confirmed_ms = Some(at);
+        // What the vault has not deleted yet of an earlier time is kept.
+        self.parted.remove(home);
         self.tell(at, Weight::Mail, &format!("friend/{home}"), format!("{home} is a friend from now on"));
         Ok(Outcome::Done)
     }
 
-    pub(super) fn remove_friend(&mut self, at: UnixMs, home: &HomeName) -> Applied {
-        if self.friends.remove(home).is_none() {
-            return unknown(home);
+    /// The vault deletes what the home kept once it is lent nothing any more.
+    pub(super) fn remove_friend(&mut self, at: UnixMs, home: &HomeName, delete_data: bool) -> Applied {
+        let was_friend = self.friends.remove(home).is_some();
+        if delete_data && self.parted.insert(home.clone(), at).is_none() {
+            let text = format!("what {home} kept here is deleted, as a person has said");
+            self.tell(at, Weight::Mail, &format!("parted/{home}"), text);
+        }
+        if !was_friend {
+            return if delete_data { Ok(Outcome::Done) } else { unknown(home) };
         }
         for records in self.backups.values_mut() {
             records.remove(home);
@@ -169,10 +179,16 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn note_kit(&mut self, printed_ms: Option<UnixMs>, rehearsed_ms: Option<UnixMs>) -> Applied {
+    pub(super) fn note_kit(
+        &mut self,
+        printed_ms: Option<UnixMs>,
+        rehearsed_ms: Option<UnixMs>,
+        split: Option<KitSplit>,
+    ) -> Applied {
         let Some(kit) = &mut self.kit else { return stale("the home has no kit") };
         kit.printed_ms = kit.printed_ms.max(printed_ms);
         kit.rehearsed_ms = kit.rehearsed_ms.max(rehearsed_ms);
+        kit.split = [kit.split, split].into_iter().flatten().max_by_key(|split| split.at_ms);
         Ok(Outcome::Done)
     }
 

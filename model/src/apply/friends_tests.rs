@@ -1,7 +1,7 @@
 //! Who is a friend, and from when on; whose word about a backup counts.
 
 use crate::backup::{Failure, Passes, Record, Subject};
-use crate::friends::{FriendIdentity, KIT_SECRET, KitRecord, PairingInvitation, PublicKey};
+use crate::friends::{FriendIdentity, KIT_SECRET, KitRecord, KitSplit, PairingInvitation, PublicKey};
 use crate::name::HomeName;
 use crate::state::{Sealed, State, Weight};
 use crate::testing::{joined, mail};
@@ -97,10 +97,37 @@ fn who_is_removed_takes_its_records_along_and_may_come_back_with_other_keys() {
     let mut state = with_alice();
     let record = Record { made: Some(5), ..Record::default() };
     done(&mut state, note(&Record::default(), &record));
-    done(&mut state, Command::RemoveFriend { home: home("alice") });
-    assert!(state.friends.is_empty() && state.backups.is_empty());
-    refused(&mut state, 1, Command::RemoveFriend { home: home("alice") }, "thermidor friend ls");
+    done(&mut state, remove("alice", false));
+    assert!(state.friends.is_empty() && state.backups.is_empty() && state.parted.is_empty());
+    refused(&mut state, 1, remove("alice", false), "thermidor friend ls");
     done(&mut state, meet("alice", 2));
+}
+
+fn remove(name: &str, delete_data: bool) -> Command {
+    Command::RemoveFriend { home: home(name), delete_data }
+}
+
+#[test]
+fn what_a_removed_friend_kept_is_deleted_by_order_unless_it_is_a_friend_again() {
+    let mut state = with_alice();
+    done(&mut state, remove("alice", true));
+    assert!(state.friends.is_empty() && state.parted.contains_key(&home("alice")));
+    let told =
+        |state: &State| state.events.iter().filter(|e| e.text.contains("kept here is deleted")).count();
+    assert_eq!(told(&state), 1);
+    done(&mut state, remove("alice", true));
+    assert_eq!(told(&state), 1, "said once");
+    // Met and not yet compared: the order stands.
+    done(&mut state, meet("alice", 1));
+    assert!(state.parted.contains_key(&home("alice")));
+    done(&mut state, Command::ConfirmFriend { home: home("alice"), words: words() });
+    assert!(state.parted.is_empty());
+    // One that was removed before anybody could say it.
+    done(&mut state, remove("alice", false));
+    done(&mut state, remove("alice", true));
+    assert!(state.parted.contains_key(&home("alice")));
+    let earlier = serde_json::json!({ "RemoveFriend": { "home": "alice" } });
+    assert_eq!(serde_json::from_value::<Command>(earlier).unwrap(), remove("alice", false));
 }
 
 #[test]
@@ -143,19 +170,38 @@ fn a_note_on_a_backup_names_what_it_was_computed_from() {
 #[test]
 fn a_kit_is_set_once_and_no_person_sets_its_secret() {
     let mut state = joined(1);
-    let record = |n| KitRecord { made_ms: 1, printed_ms: None, rehearsed_ms: None, key: PublicKey([n; 32]) };
+    let record = |n| KitRecord {
+        made_ms: 1,
+        printed_ms: None,
+        rehearsed_ms: None,
+        key: PublicKey([n; 32]),
+        split: None,
+    };
+    let note = |printed_ms, split| Command::NoteKit { printed_ms, rehearsed_ms: None, split };
     let set = |was: Option<u8>, n| Command::SetKit {
         was: was.map(|n| PublicKey([n; 32])),
         record: record(n),
         sealed: sealed(),
     };
-    refused(&mut state, 1, Command::NoteKit { printed_ms: Some(1), rehearsed_ms: None }, "no kit");
+    refused(&mut state, 1, note(Some(1), None), "no kit");
     done(&mut state, set(None, 1));
     refused(&mut state, 1, set(None, 2), "another kit");
     let person = Command::SetSecret { name: KIT_SECRET.into(), sealed: None };
     refused(&mut state, 1, person, "recovery kit");
-    done(&mut state, Command::NoteKit { printed_ms: Some(50), rehearsed_ms: None });
-    assert_eq!(state.kit.as_ref().unwrap().printed_ms, Some(50));
+    let split = |at_ms, of| KitSplit { at_ms, needed: 2, of };
+    done(&mut state, note(Some(50), Some(split(60, 3))));
+    done(&mut state, note(None, None));
+    done(&mut state, note(Some(40), Some(split(55, 4))));
+    let kit = state.kit.as_ref().unwrap();
+    assert_eq!((kit.printed_ms, kit.split), (Some(50), Some(split(60, 3))), "the last of each");
     done(&mut state, set(Some(1), 2));
     assert!(state.events.back().unwrap().text.contains("friends must be paired anew"));
+    assert_eq!(state.kit.as_ref().unwrap().split, None, "shares of the kit before are void with it");
+    let earlier =
+        serde_json::json!({ "made_ms": 1, "printed_ms": null, "rehearsed_ms": null, "key": vec![1; 32] });
+    assert_eq!(
+        serde_json::from_value::<KitRecord>(earlier).unwrap(),
+        record(1),
+        "of a program before splits"
+    );
 }

@@ -22,7 +22,13 @@ fn words(word: &str) -> [String; 4] {
 }
 
 fn record(n: u8) -> KitRecord {
-    KitRecord { made_ms: n.into(), printed_ms: None, rehearsed_ms: None, key: PublicKey([n; 32]) }
+    KitRecord {
+        made_ms: n.into(),
+        printed_ms: None,
+        rehearsed_ms: None,
+        split: None,
+        key: PublicKey([n; 32]),
+    }
 }
 
 fn apply(state: &mut State, command: Command) -> Outcome {
@@ -133,7 +139,7 @@ fn a_friend_that_is_removed_holds_to_no_kit() {
     let mut state = with_friends();
     done(&mut state, replace(1, 2, &["alice", "carol"]));
     done(&mut state, took("alice", 2));
-    done(&mut state, Command::RemoveFriend { home: home("carol") });
+    done(&mut state, Command::RemoveFriend { home: home("carol"), delete_data: false });
     assert!(state.kit_change.is_none() && !state.secrets.contains_key(KIT_BEFORE_SECRET));
 }
 

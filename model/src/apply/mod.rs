@@ -117,12 +117,14 @@ impl State {
             Command::BurnPairing { id } => self.burn_pairing(at, *id),
             Command::MeetFriend { home, identity, words } => self.meet_friend(at, home, identity, words),
             Command::ConfirmFriend { home, words } => self.confirm_friend(at, home, words),
-            Command::RemoveFriend { home } => self.remove_friend(at, home),
+            Command::RemoveFriend { home, delete_data } => self.remove_friend(at, home, *delete_data),
             Command::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses),
             Command::HearGeneration { home, generation } => self.hear_generation(at, home, *generation),
             Command::ConfirmGeneration { home, generation } => self.confirm_generation(at, home, *generation),
             Command::SetKit { was, record, sealed } => self.set_kit(at, *was, record, sealed),
-            Command::NoteKit { printed_ms, rehearsed_ms } => self.note_kit(*printed_ms, *rehearsed_ms),
+            Command::NoteKit { printed_ms, rehearsed_ms, split } => {
+                self.note_kit(*printed_ms, *rehearsed_ms, *split)
+            }
             Command::ReplaceKit { was, record, sealed, before, waiting } => {
                 self.replace_kit(at, *was, record, sealed, before, waiting)
             }

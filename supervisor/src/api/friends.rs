@@ -36,6 +36,20 @@ pub struct FriendList {
     pub invitation: Option<InvitationLine>,
     /// Why nothing is known of what friends keep here.
     pub vault_trouble: Option<String>,
+    /// Homes that are no friends any more, and of which something is still here.
+    #[serde(default)]
+    pub left: Vec<LeftLine>,
+}
+
+/// What a home left here that is no friend any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftLine {
+    /// Its name.
+    pub home: String,
+    /// Bytes that it kept; `None`: the vault has not told.
+    pub used_bytes: Option<u64>,
+    /// Whether they are being deleted.
+    pub deleting: bool,
 }
 
 /// A code, without its words.

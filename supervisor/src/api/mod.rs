@@ -209,6 +209,9 @@ pub enum Request {
     RemoveFriend {
         /// Who.
         home: HomeName,
+        /// What it kept here is deleted; then it may be one that was removed before.
+        #[serde(default)]
+        delete_data: bool,
     },
     /// Something about the restore of a service in the home.
     Restore {
@@ -230,6 +233,13 @@ pub enum Request {
     PrintKit,
     /// Another recovery kit: [`recovery::KitReplaced`].
     ReplaceKit,
+    /// A new split of the recovery kit, a page for each person: [`recovery::KitShares`].
+    SplitKit {
+        /// The persons.
+        among: Vec<String>,
+        /// Shares that give the kit back.
+        needed: usize,
+    },
     /// What a service says: lines.
     Logs {
         /// Which.

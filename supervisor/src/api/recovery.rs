@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thermidor_model::State;
-use thermidor_model::friends::{Friend, KitWaits};
+use thermidor_model::friends::{Friend, KitSplit, KitWaits};
 use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::restore::RestoreStage;
 
@@ -17,6 +17,30 @@ pub struct KitPrint {
     pub words: Vec<String>,
 }
 
+/// The recovery kit in shares, as `kit split` gets it. A secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KitShares {
+    /// [`super::view::VERSION`].
+    pub version: u32,
+    /// The two words with which each share begins.
+    pub split: String,
+    /// Shares that give the kit back.
+    pub needed: usize,
+    /// One page for each person.
+    pub pages: Vec<SharePage>,
+}
+
+/// One person's page.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SharePage {
+    /// Whose.
+    pub person: String,
+    /// Which share it is.
+    pub number: u8,
+    /// The page.
+    pub page: String,
+}
+
 /// What is known of the recovery kit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KitLine {
@@ -26,6 +50,9 @@ pub struct KitLine {
     pub printed_ms: Option<UnixMs>,
     /// When a recovery was last tried with it, or done.
     pub rehearsed_ms: Option<UnixMs>,
+    /// When it was last split among friends' persons, and how.
+    #[serde(default)]
+    pub split: Option<KitSplit>,
     /// Friends that still hold to the kit before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<KitWaitLine>,
@@ -82,6 +109,7 @@ pub fn kit_line(state: &State) -> Option<KitLine> {
         printed_ms: kit.printed_ms,
         rehearsed_ms: kit.rehearsed_ms,
         waits: kit_waits(state),
+        split: kit.split,
     })
 }
 

@@ -1,13 +1,17 @@
 //! `friend invite`, `accept`, `confirm`, `ls`, `readdress`, `rm`.
 
+mod part;
+
 use super::apply::confirmed;
-use super::show::{bytes, local_time, print_line, print_list, table};
+use super::show::{bytes, local_time, print, print_line, table};
 use super::{Format, Output};
-use crate::api::friends::{FriendInvitation, FriendLine, FriendList, FriendMet};
+use crate::api::friends::{FriendInvitation, FriendLine, FriendList, FriendMet, LeftLine};
+use crate::api::view::VERSION;
 use crate::api::{Refused, Request, client};
 use crate::clock::unix_ms;
 use crate::paths::Paths;
 use clap::Subcommand;
+use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
 use thermidor_model::name::HomeName;
@@ -65,6 +69,9 @@ pub enum FriendVerb {
     Rm {
         /// Who.
         home: HomeName,
+        /// Delete what it keeps here, for good; also of one that was removed before.
+        #[arg(long)]
+        delete_data: bool,
         /// Don't ask.
         #[arg(long, short)]
         yes: bool,
@@ -82,7 +89,7 @@ pub fn main(paths: &Paths, verb: FriendVerb) -> Result<(), Refused> {
             print_line(&format!("{home} is dialled there from now on."));
             Ok(())
         }
-        FriendVerb::Rm { home, yes } => remove(paths, &home, yes),
+        FriendVerb::Rm { home, delete_data, yes } => part::main(paths, &home, delete_data, yes),
     }
 }
 
@@ -277,6 +284,14 @@ fn row(line: &FriendLine) -> [String; 7] {
     ]
 }
 
+/// What programs get.
+#[derive(Serialize)]
+struct Listed {
+    version: u32,
+    items: Vec<FriendLine>,
+    left: Vec<LeftLine>,
+}
+
 fn list(paths: &Paths, format: Format) -> Result<(), Refused> {
     let list = friends(paths, true)?;
     if let Some(trouble) = &list.vault_trouble {
@@ -285,41 +300,11 @@ fn list(paths: &Paths, format: Format) -> Result<(), Refused> {
     match format {
         Format::Table => {
             let header = ["FRIEND", "STATE", "LENT", "USED", "LAST BACKUP HERE", "OURS THERE", "PROVED"];
-            print_line(&table(header, list.items.iter().map(row)));
+            print_line(&table(header, list.items.iter().map(row).chain(list.left.iter().map(part::row))));
             Ok(())
         }
-        format => print_list(list.items, format),
+        format => print(&Listed { version: VERSION, items: list.items, left: list.left }, format),
     }
-}
-
-fn remove(paths: &Paths, home: &HomeName, yes: bool) -> Result<(), Refused> {
-    let line = known(paths, home, !yes)?;
-    if !yes {
-        match line.newest_there_ms {
-            Some(at) => print_line(&format!(
-                "This home's backups at {home}, the last of {}, can't be read or added to any more.",
-                local_time(at)
-            )),
-            None => print_line(&format!("This home has no backup at {home}.")),
-        }
-        match line.used_bytes {
-            Some(used) if used > 0 => print_line(&format!(
-                "{home} keeps {} here (last backup {}): it can't read them any more; they stay on this home's disks.",
-                bytes(used),
-                time(line.newest_here_ms)
-            )),
-            Some(_) => print_line(&format!("{home} keeps nothing here.")),
-            None => print_line(&format!("What {home} keeps here, if anything, it can't read any more.")),
-        }
-        if !confirmed("Be friends no longer?")? {
-            return Err(Refused::because(format!(
-                "nothing was changed; `thermidor friend rm {home} --yes` does it"
-            )));
-        }
-    }
-    client::ask(paths, &Request::RemoveFriend { home: home.clone() })?;
-    print_line(&format!("{home} is no friend any more. Take it out of every `backup: to:` in home.yaml."));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `kit print`, `kit show` and `kit replace`.
+//! `kit print`, `kit split`, `kit replace` and `kit show`.
 
 use super::apply::confirmed;
 use super::show::{print_bytes, print_line};
@@ -17,7 +17,9 @@ pub enum KitVerb {
         #[arg(short = 'o', long = "output", value_enum, default_value = "page")]
         form: Form,
     },
-    /// When the kit was made, printed and last tried; who still holds to the one before.
+    /// Print one page for each of several persons, so many of which give the recovery kit back.
+    Split(super::kit_split::SplitArgs),
+    /// When the kit was made, printed, split and last tried; who still holds to the one before.
     Show(Output),
     /// Draw another kit in place of one whose paper was lost, seen or stolen. Every friend's person must confirm it.
     Replace {
@@ -47,6 +49,7 @@ pub fn main(paths: &Paths, verb: &KitVerb) -> Result<(), Refused> {
             eprintln!("Keep it away from the house, and to yourself: whoever has these words is this home.");
             Ok(())
         }
+        KitVerb::Split(args) => super::kit_split::main(paths, args),
         KitVerb::Show(output) => {
             let home = show::home(paths)?;
             let Some(kit) = home.kit else {
@@ -105,5 +108,33 @@ pub fn words(kit: &KitLine) -> String {
         0 => String::new(),
         count => format!("; {count} of the friends must still confirm it: `thermidor kit show`"),
     };
-    format!("recovery kit of {}, {printed}, {tried}{held}", day(kit.made_ms))
+    let split = kit.split.as_ref().map_or_else(String::new, |split| {
+        format!(", split {} of {} on {}", split.needed, split.of, day(split.at_ms))
+    });
+    format!("recovery kit of {}, {printed}{split}, {tried}{held}", day(kit.made_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::friends::KitSplit;
+
+    #[test]
+    fn what_was_done_with_the_kit_is_said_in_a_line() {
+        let at = |day: i64| jiff::civil::date(2026, 11, day as i8).at(12, 0, 0, 0);
+        let ms =
+            |day| at(day).to_zoned(jiff::tz::TimeZone::system()).unwrap().timestamp().as_millisecond() as u64;
+        let mut kit =
+            KitLine { made_ms: ms(1), printed_ms: None, rehearsed_ms: None, split: None, waits: vec![] };
+        assert_eq!(
+            words(&kit),
+            "recovery kit of 2026-11-01, never printed: `thermidor kit print`, never tried"
+        );
+        kit.printed_ms = Some(ms(2));
+        kit.split = Some(KitSplit { at_ms: ms(3), needed: 2, of: 3 });
+        assert_eq!(
+            words(&kit),
+            "recovery kit of 2026-11-01, printed 2026-11-02, split 2 of 3 on 2026-11-03, never tried"
+        );
+    }
 }

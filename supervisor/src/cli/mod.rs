@@ -9,6 +9,7 @@ mod doctor;
 mod friends;
 mod home;
 mod kit;
+mod kit_split;
 mod mail;
 mod processes;
 mod recover;

@@ -1,5 +1,7 @@
 //! `recover`: a bare machine, the words on paper and a friend's address become the home again.
 
+mod shares;
+
 use super::home::listen_address;
 use super::show::print_line;
 use crate::api::Refused;
@@ -19,14 +21,17 @@ use thermidor_model::spec::VolumeDriver;
 use thermidor_model::{RadiatorName, State};
 use thermidor_raft::{KeptKeys, RecoverOptions};
 
-/// Longest paper that is read, bytes.
-const PAPER_MAX: u64 = 64 << 10;
+/// Longest text that is read, bytes: all pages of a split are less than half of it.
+const PAPER_MAX: u64 = 256 << 10;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// The recovery kit: a file with the page or its words, or `-` to type or pipe them in.
-    #[arg(long, value_name = "FILE")]
-    kit: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "share")]
+    kit: Option<PathBuf>,
+    /// A share of a kit that was split, instead of --kit; again for each. A file with pages or words, or `-`.
+    #[arg(long, value_name = "FILE", conflicts_with = "kit")]
+    share: Vec<PathBuf>,
     /// Where a friend who keeps the backups is reached; again for each. Else those that the page names.
     #[arg(long, value_name = "HOST[:PORT]")]
     friend: Vec<String>,
@@ -60,7 +65,10 @@ pub fn main(paths: &Paths, args: &RecoverArgs) -> Result<(), Refused> {
     }
     let listen = listen_address(args.listen.as_deref())?;
     let as_of = args.as_of.as_deref().map(super::restore::moment_s).transpose()?;
-    let paper = Paper::read(&read_paper(&args.kit)?).map_err(refused)?;
+    let paper = match &args.kit {
+        Some(kit) => Paper::read(&read_paper(kit)?).map_err(refused)?,
+        None => shares::paper(&args.share, |prompt| typed(prompt))?,
+    };
     let friends = friends(args, &paper)?;
     paths.create().map_err(|e| refused(format!("{}: {e}", paths.data.display())))?;
     let wanted = Wanted { kit: paper.kit, friends, as_of, radiator: args.radiator.clone(), listen };
@@ -103,27 +111,13 @@ async fn recover(paths: &Paths, wanted: Wanted) -> Result<String, Refused> {
 
 /// The text of the page or the words.
 fn read_paper(from: &Path) -> Result<String, Refused> {
-    let mut text = String::new();
     if from == Path::new("-") {
-        let stdin = std::io::stdin();
-        if stdin.is_terminal() {
-            eprintln!("Type the 24 words, then an empty line:");
-            for line in stdin.lines() {
-                let line = line.map_err(refused)?;
-                if line.trim().is_empty() && !text.is_empty() {
-                    break;
-                }
-                text.push_str(&line);
-                text.push('\n');
-            }
-        } else {
-            stdin.lock().take(PAPER_MAX).read_to_string(&mut text).map_err(refused)?;
-        }
-    } else {
-        let file = std::fs::File::open(from).map_err(|e| refused(format!("{}: {e}", from.display())))?;
-        let read = file.take(PAPER_MAX).read_to_string(&mut text);
-        read.map_err(|e| refused(format!("{}: {e}", from.display())))?;
+        return typed("Type the 24 words, then an empty line:").map(|(text, _)| text);
     }
+    let mut text = String::new();
+    let file = std::fs::File::open(from).map_err(|e| refused(format!("{}: {e}", from.display())))?;
+    let read = file.take(PAPER_MAX).read_to_string(&mut text);
+    read.map_err(|e| refused(format!("{}: {e}", from.display())))?;
     Ok(text)
 }
 
@@ -137,6 +131,26 @@ fn not_let_in(error: &anyhow::Error) -> String {
         _ => "",
     };
     format!("{error:#}{hint}")
+}
+
+/// What is typed until an empty line, and whether somebody is there who can be asked again; or all that is piped in.
+fn typed(prompt: &str) -> Result<(String, bool), Refused> {
+    let mut text = String::new();
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        stdin.lock().take(PAPER_MAX).read_to_string(&mut text).map_err(refused)?;
+        return Ok((text, false));
+    }
+    eprintln!("{prompt}");
+    for line in stdin.lines() {
+        let line = line.map_err(refused)?;
+        if line.trim().is_empty() && !text.is_empty() {
+            return Ok((text, true));
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok((text, false))
 }
 
 /// Whom to ask, each by the ways that lead there.

@@ -76,7 +76,8 @@ impl Context {
             let key = PublicKey(kit.signer().map_err(|e| refused(&e))?.public().0);
             let number = self.node.state().borrow().keys.sealed_under;
             let sealed = self.node.identity().seal(number, KIT_SECRET, &kit.entropy()[..]);
-            let record = KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, key };
+            let record =
+                KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, key, split: None };
             let command = Command::SetKit { was: None, record, sealed: sealed.map_err(|e| refused(&e))? };
             match self.node.propose(command, within(ORDER_MAX)).await {
                 // Somebody else's came first: that one counts.
@@ -142,7 +143,7 @@ impl Context {
         let key = PublicKey(keys.key.0);
         Ok(Command::ReplaceKit {
             was,
-            record: KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, key },
+            record: KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, split: None, key },
             sealed: seal(KIT_SECRET, &new)?,
             before: seal(KIT_BEFORE_SECRET, &before)?,
             waiting: waiting.await?,
@@ -155,20 +156,29 @@ impl Context {
         let kit = self.kit_or_new().await?;
         let state = self.node.state().borrow().clone();
         let home = state.home.clone().ok_or_else(|| Refused::because("this home is not founded yet"))?;
-        let friends: Vec<Friend> = state
-            .friends
-            .iter()
-            .filter(|(_, friend)| friend.is_confirmed() && !friend.identity.addresses.is_empty())
-            .map(|(home, friend)| Friend { home: home.clone(), addresses: friend.identity.addresses.clone() })
-            .collect();
-        let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-        let page = kit.page(&home, &date, &friends).map_err(|e| refused(&e))?;
+        let page = kit.page(&home, &today(), &printed_friends(&state)).map_err(|e| refused(&e))?;
         let words = kit.words().map_err(|e| refused(&e))?.map(str::to_owned).to_vec();
-        let printed = Command::NoteKit { printed_ms: Some(unix_ms()), rehearsed_ms: None };
+        let printed = Command::NoteKit { printed_ms: Some(unix_ms()), rehearsed_ms: None, split: None };
         // Printed it is, whether the home could take note of it or not.
         if let Err(e) = self.node.propose(printed, within(ORDER_MAX)).await {
             tracing::warn!("that the kit was printed is not noted: {e}");
         }
         value(&KitPrint { version: VERSION, page, words })
     }
+}
+
+/// The date that stands on a page.
+pub(super) fn today() -> String {
+    jiff::Zoned::now().strftime("%Y-%m-%d").to_string()
+}
+
+/// The friends who stand on a page: those who can keep backups.
+pub(super) fn printed_friends(state: &State) -> Vec<Friend> {
+    let keepers = state
+        .friends
+        .iter()
+        .filter(|(_, friend)| friend.is_confirmed() && !friend.identity.addresses.is_empty());
+    keepers
+        .map(|(home, friend)| Friend { home: home.clone(), addresses: friend.identity.addresses.clone() })
+        .collect()
 }

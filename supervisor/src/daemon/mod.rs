@@ -11,6 +11,7 @@ mod guard_link;
 mod health;
 mod kit;
 mod kit_change;
+mod kit_split;
 mod leader;
 mod log_lines;
 mod mail_files;

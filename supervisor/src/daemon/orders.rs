@@ -50,10 +50,15 @@ impl Context {
             Request::LeaveStolen { radiator } => self.leave_stolen(&state, &radiator).await,
             Request::PrintKit => self.print_kit().await,
             Request::ReplaceKit => self.replace_kit().await,
+            Request::SplitKit { among, needed } => self.split_kit(&among, needed).await,
             Request::InviteFriend { ttl_s } => self.invite_friend(ttl_s).await,
             Request::AcceptFriend { code, addresses } => self.accept_friend(&code, &addresses).await,
             Request::Friends { look } => self.friends(look).await,
             Request::ReaddressFriend { home, addresses } => self.readdress_friend(home, addresses).await,
+            Request::RemoveFriend { home, delete_data } => {
+                let command = self.part_with(&state, home, delete_data).await?;
+                self.order(command).await
+            }
             Request::Backups => self.backups(&state).await,
             Request::RunBackup { subject, to, task } => {
                 self.order_backup(&state, subject, to, task.into()).await
@@ -102,7 +107,6 @@ impl Context {
             }
             Request::ConfirmKit { home, words } => Command::ConfirmKit { home, words },
             Request::Resume => Command::Overrule { generation: later_generation(state)? },
-            Request::RemoveFriend { home } => Command::RemoveFriend { home },
             Request::Restore { service, ask } => self.restore_order(state, service, ask)?,
             Request::RemoveVolume { volume } => Command::RemoveVolume { volume },
             Request::Promote { volume, radiator } => promote(state, volume, &radiator)?,

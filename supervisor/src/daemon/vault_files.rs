@@ -27,7 +27,9 @@ impl Context {
     ) -> anyhow::Result<()> {
         let (Some(kit), Some(home)) = (self.kit()?, state.home.clone()) else { return Ok(()) };
         write_local_time(folder)?;
-        let mut config = VaultConfig::new(home, state.generation, &kit.transport()?, lent(state, settings));
+        let friends = lent(state, settings);
+        let gone = state.parted.keys().filter(|home| !friends.contains_key(*home)).cloned().collect();
+        let mut config = VaultConfig::new(home, state.generation, &kit.transport()?, friends).without(gone);
         if let Some(before) = self.kit_before(state)? {
             config = config.with_key_before(&before.transport()?);
         }

@@ -4,6 +4,7 @@
 mod drill;
 mod orders;
 mod stage;
+mod tidy;
 mod work;
 
 pub use orders::{answer, standings};
@@ -83,10 +84,14 @@ pub async fn run(context: Context) {
     }
     let awake = unix_ms();
     let mut jobs = JoinSet::new();
+    let mut tidied = None;
     loop {
         drill::sweep_once(&context).await;
-        while jobs.try_join_next().is_some() {}
+        while jobs.try_join_next().is_some() {
+            tidied = None;
+        }
         let state = context.node.state().borrow().clone();
+        context.tidy(&state, &mut tidied);
         let leader = context.node.leadership().borrow().leader;
         for (subject, task, friends) in context.due(&state, leader, awake) {
             if jobs.len() >= AT_ONCE {
@@ -99,7 +104,7 @@ pub async fn run(context: Context) {
         tokio::select! {
             _ = tokio::time::sleep(EVERY) => {}
             _ = context.backups.wake.notified() => {}
-            Some(_) = jobs.join_next() => {}
+            Some(_) = jobs.join_next() => tidied = None,
         }
     }
 }
@@ -364,7 +369,13 @@ mod tests {
     fn what_is_left_of_the_home_itself_goes_to_friends_of_one_kit_at_a_time() {
         use thermidor_model::friends::{KitChange, KitRecord, KitWaits};
         let mut state = state();
-        let before = KitRecord { made_ms: 1, printed_ms: None, rehearsed_ms: None, key: PublicKey([9; 32]) };
+        let before = KitRecord {
+            made_ms: 1,
+            printed_ms: None,
+            rehearsed_ms: None,
+            split: None,
+            key: PublicKey([9; 32]),
+        };
         let was = content(&state);
         let words = std::array::from_fn(|_| "word".to_owned());
         let waiting = [(home("alice"), KitWaits { words, announced_ms: None })].into();

@@ -66,7 +66,8 @@ impl Context {
             until_ms: open.expires_ms,
             burnt: open.burnt,
         });
-        value(&FriendList { items: lines.collect(), invitation, vault_trouble })
+        let left = super::part::left(&state, status.as_ref());
+        value(&FriendList { items: lines.collect(), invitation, vault_trouble, left })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod look;
 mod pair;
+mod part;
 mod vaults;
 
 pub(super) use vaults::{answer, run, run_folder};
