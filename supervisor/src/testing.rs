@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermidor_backup::kit::Kit;
-use thermidor_backup::line::TransportKey;
+use thermidor_backup::line::{Transport, TransportKey};
 use thermidor_backup::vault::HomeKey;
 use thermidor_backup::vault_process::{FriendConfig, Places, VaultConfig, run};
 use thermidor_model::name::HomeName;
@@ -17,6 +17,7 @@ pub struct Friend {
     pub name: HomeName,
     pub address: String,
     pub key: TransportKey,
+    pub own: Transport,
     pub task: JoinHandle<()>,
     _dir: TempDir,
 }
@@ -64,6 +65,6 @@ impl Friend {
             assert!(Instant::now() < until, "the vault does not open");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { name, address: at.to_string(), key: own.public(), task, _dir: dir }
+        Self { name, address: at.to_string(), key: own.public(), own, task, _dir: dir }
     }
 }

@@ -4,7 +4,7 @@ mod look;
 mod pair;
 mod vaults;
 
-pub(super) use vaults::{answer, run, run_folder};
+pub(super) use vaults::{answer, run, run_folder, vault_status_of};
 
 use super::Context;
 use anyhow::Context as _;
