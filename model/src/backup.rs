@@ -7,6 +7,10 @@ use std::collections::BTreeSet;
 
 /// How often a restore is tried unless said, ms.
 pub const DRILL_DEFAULT_MS: u64 = 7 * 86_400_000;
+/// How long is waited before something that passes by itself is tried again unless said, ms.
+pub const RETRY_DEFAULT_MS: u64 = 120_000;
+/// The longest such wait, however often it failed, ms.
+pub const RETRY_MAX_MS: u64 = 2 * 3_600_000;
 
 /// `backup:` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +23,13 @@ pub struct BackupSpec {
     pub windows: Vec<Window>,
     /// How often a restore is tried, ms; 0 is never.
     pub drill_ms: u64,
+    /// How long is waited before what passes by itself is tried again, ms; doubles each time. So long after a start, too.
+    #[serde(default = "retry_default")]
+    pub retry_ms: u64,
+}
+
+fn retry_default() -> u64 {
+    RETRY_DEFAULT_MS
 }
 
 /// A part of the day, in minutes since midnight, local time. One that ends before it begins goes over midnight.

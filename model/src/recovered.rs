@@ -170,6 +170,7 @@ mod tests {
             to: vec![HomeName::new("alpes").unwrap()],
             windows: vec![],
             drill_ms: 0,
+            retry_ms: 120_000,
         });
         let account = MailAccount { password_hash: "$6$".into(), aliases: ["post".to_owned()].into() };
         state.mail_accounts.entry(mail()).or_default().insert("luc".into(), account);

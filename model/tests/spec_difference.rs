@@ -30,7 +30,7 @@ radiators:
 placement: { minimum_stay: 1h }
 services:
   notes: { image: notes:2, ports: [\"81:80\"], volumes: [\"notes:/data\"], environment: { A: 2, B: x },
-    backup: { every: 1h, to: [alice], windows: [\"22:00-06:00\"] } }
+    backup: { every: 1h, to: [alice], windows: [\"22:00-06:00\"], retry: 10m } }
   search: { recipe: yacy, volumes: [index] }
 volumes: { notes: { size: 8g, durability: 1 }, index: }
 notify: { to: a@b.c, smtp: { host: s.c } }
@@ -59,7 +59,7 @@ fn every_change_is_one_line_with_its_consequence() {
 - services.notes.environment.TOKEN  (the service restarts)
 - services.notes.ports: 80:80
 + services.notes.ports: 81:80
-+ services.notes.backup: every 1h to alice, 22:00-06:00, tried every 168h
++ services.notes.backup: every 1h to alice, 22:00-06:00, tried every 168h, again after 10m
 + services.search: yacy in freeworld
 - services.old: old  (it stops; its volumes are kept)
 ~ volumes.notes.size: 5 GiB -> 8 GiB  (it grows)

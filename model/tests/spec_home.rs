@@ -111,7 +111,7 @@ fn the_home_of_the_design_is_read() {
     let said: Vec<String> = notices.iter().map(ToString::to_string).collect();
     assert_eq!(said, [""; 0]);
     let backup = spec.services["mail"].backup.as_ref().unwrap();
-    assert_eq!((backup.every_ms, backup.drill_ms), (3_600_000, 7 * 86_400_000));
+    assert_eq!((backup.every_ms, backup.drill_ms, backup.retry_ms), (3_600_000, 7 * 86_400_000, 120_000));
     assert_eq!(backup.to.iter().map(|f| f.as_str()).collect::<Vec<_>>(), ["alice"]);
 }
 

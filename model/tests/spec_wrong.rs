@@ -46,6 +46,11 @@ fn backups_need_a_friend_and_a_time() {
     one(&backup("{ every: 1s, to: [alice] }"), "4:22", &["services.web.backup.every"]);
     one(&backup("{ every: 1h, to: [alice], windows: [\"at night\"] }"), "4:49", &["no span of the day"]);
     one(&backup("{ every: 1h, to: [alice], drill: often }"), "4:46", &["services.web.backup.drill"]);
+    one(
+        &backup("{ every: 1h, to: [alice], retry: 3h }"),
+        "4:46",
+        &["services.web.backup.retry", "from 1s to 2h"],
+    );
     let reserved = home("services:\n  home-itself:\n    image: x\n");
     one(&reserved, "2:3", &["what a vault calls the home itself"]);
 }

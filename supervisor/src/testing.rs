@@ -17,8 +17,8 @@ pub struct Friend {
     pub name: HomeName,
     pub address: String,
     pub key: TransportKey,
+    pub own: Transport,
     pub task: JoinHandle<()>,
-    own: Transport,
     dir: TempDir,
 }
 

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread::{Scope, ScopedJoinHandle, sleep};
 use std::time::Duration;
@@ -19,8 +20,10 @@ pub const FRIENDS: [(&str, &str); 2] = [("alpes", "chalet"), ("plaine", "ferme")
 pub const NOTES: &str = "notes";
 /// What is lent where nothing else is said.
 pub const LENT: &str = "lend: 64m";
-/// How long anything may take that goes on by itself; a friend that was away is asked again after two minutes.
+/// How long anything may take that goes on by itself; a friend that was away is asked again after [`RETRY`].
 pub const PATIENCE: Duration = Duration::from_secs(300);
+/// How long maison waits before it tries again what passes by itself.
+const RETRY: &str = "5s";
 /// How often backups are wished where a test orders them.
 pub const SELDOM: &str = "12h";
 /// How long one command may take, s: friends are slow here.
@@ -34,6 +37,8 @@ const TIMED_OUT: i32 = 124;
 pub struct Neighbours {
     /// Maison, at whose first radiator commands are typed.
     pub home: Home,
+    /// Each friend's radiators; on the first its vault is active.
+    radiators: BTreeMap<&'static str, Vec<&'static str>>,
 }
 
 /// What one command came to.
@@ -44,12 +49,6 @@ pub struct Said {
     pub text: String,
 }
 
-/// The friend's radiator.
-fn radiator_of(friend: &str) -> Result<&'static str> {
-    let found = FRIENDS.iter().find(|(name, _)| *name == friend).map(|(_, radiator)| *radiator);
-    found.with_context(|| format!("{friend} is no friend here"))
-}
-
 fn maison_yaml(every: &str) -> String {
     let [salon, bureau] = MAISON;
     let friends = FRIENDS.map(|(name, _)| name).join(", ");
@@ -57,15 +56,18 @@ fn maison_yaml(every: &str) -> String {
         "home: maison\nradiators:\n  {salon}: {{ heats: room, power: 250 }}\n  {bureau}: {{ heats: room, power: 250 }}\n\
          services:\n  {NOTES}:\n    image: debian:bookworm-slim\n    command: [ sleep, infinity ]\n    \
          volumes: [ \"{NOTES}:/data\" ]\n    stop_grace_period: 1s\n    \
-         backup: {{ every: {every}, to: [{friends}], drill: never }}\nvolumes: {{ {NOTES}: {{ size: 128m }} }}\n"
+         backup: {{ every: {every}, to: [{friends}], drill: never, retry: {RETRY} }}\nvolumes: {{ {NOTES}: {{ size: 128m }} }}\n"
     )
 }
 
-fn friend_yaml(friend: &str, radiator: &Radiator, terms: &str) -> String {
-    let (name, address) = (radiator.name(), radiator.address());
+fn friend_yaml(friend: &str, radiators: &[&Radiator], terms: &str) -> String {
+    let all =
+        |of: &dyn Fn(&Radiator) -> String| radiators.iter().map(|r| of(r)).collect::<Vec<_>>().join(", ");
+    let names = all(&|r| format!("{}: {{ heats: room, power: 250 }}", r.name()));
+    let addresses = all(&|r| format!("\"{}\"", r.address()));
     format!(
-        "home: {friend}\nradiators: {{ {name}: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    recipe: vault\n    \
-         settings: {{ addresses: [\"{address}\"], {LENT}, friends: {{ maison: {{ {terms} }} }} }}\n    \
+        "home: {friend}\nradiators: {{ {names} }}\nservices:\n  vault:\n    recipe: vault\n    \
+         settings: {{ addresses: [{addresses}], {LENT}, friends: {{ maison: {{ {terms} }} }} }}\n    \
          volumes: [ \"vault:/srv/vault\" ]\nvolumes: {{ vault: {{ size: 256m }} }}\n"
     )
 }
@@ -86,11 +88,12 @@ impl Neighbours {
         home.wait(120, "the notes to run, in sync on both radiators", is_up)?;
         for (friend, radiator) in FRIENDS {
             home.lab.add(radiator)?.engine_ready()?;
-            let yaml = friend_yaml(friend, home.lab.radiator(radiator)?, LENT);
+            let yaml = friend_yaml(friend, &[home.lab.radiator(radiator)?], LENT);
             home.found(friend, radiator, &yaml, "vault")?;
         }
         home.sit_at(MAISON[0]);
-        let it = Self { home };
+        let radiators = FRIENDS.map(|(friend, radiator)| (friend, vec![radiator]));
+        let it = Self { home, radiators: radiators.into() };
         for (friend, _) in FRIENDS {
             it.befriend(friend)?;
         }
@@ -103,7 +106,7 @@ impl Neighbours {
 
     /// Maison and a friend become friends, and the friend's vault lets it in.
     pub fn befriend(&self, friend: &str) -> Result<()> {
-        self.home.befriend(radiator_of(friend)?, MAISON[0], "maison")?;
+        self.home.befriend(self.radiators_of(friend)?[0], MAISON[0], "maison")?;
         self.reached(friend)
     }
 
@@ -112,9 +115,50 @@ impl Neighbours {
         self.home.reaches(PATIENCE.as_secs(), MAISON[0], friend)
     }
 
-    /// The friend's radiator.
+    /// The friend's radiators; on the first its vault is active.
+    fn radiators_of(&self, friend: &str) -> Result<&[&'static str]> {
+        let found = self.radiators.get(friend).map(Vec::as_slice);
+        found.with_context(|| format!("{friend} is no friend here"))
+    }
+
+    /// The friend's radiator on which its vault is active.
     pub fn radiator(&self, friend: &str) -> Result<&Radiator> {
-        Ok(self.home.lab.radiator(radiator_of(friend)?)?)
+        Ok(self.home.lab.radiator(self.radiators_of(friend)?[0])?)
+    }
+
+    /// The friend's home becomes one of two radiators, both with a replica of its vault, and of a witness; maison is told of
+    /// both addresses.
+    pub fn grow(&mut self, friend: &'static str, second: &'static str, witness: &str) -> Result<()> {
+        let first = self.radiators_of(friend)?[0];
+        self.home.lab.add(second)?.engine_ready()?;
+        self.home.lab.add_witness(witness)?;
+        self.home.sit_at(first);
+        self.home.join(second, &[])?;
+        self.home.start_units(second, true)?;
+        self.home.join(witness, &["--witness"])?;
+        self.home.start_units(witness, false)?;
+        let both = [self.home.lab.radiator(first)?, self.home.lab.radiator(second)?];
+        self.home.apply(&friend_yaml(friend, &both, LENT))?;
+        let addresses = both.map(|radiator| radiator.address().to_string());
+        self.home.wait(120, "the vault on both, and three voters", |s| {
+            s.runs_on("vault") == Some(first) && s.voters() == 3 && s.in_sync(first) && s.in_sync(second)
+        })?;
+        self.home.sit_at(MAISON[0]);
+        self.done(&["friend", "readdress", friend, &addresses[0], &addresses[1]])?;
+        self.radiators.insert(friend, vec![first, second]);
+        Ok(())
+    }
+
+    /// Waits until the friend's vault is active on its second radiator, which counts as the first from then on.
+    pub fn taken_over(&mut self, friend: &'static str) -> Result<()> {
+        let [first, second] = self.radiators_of(friend)? else { bail!("{friend} has one radiator") };
+        let (first, second) = (*first, *second);
+        self.home.sit_at(second);
+        let taken = self.home.wait(60, "the vault to be taken over", |s| s.runs_on("vault") == Some(second));
+        self.home.sit_at(MAISON[0]);
+        taken?;
+        self.radiators.insert(friend, vec![second, first]);
+        Ok(())
     }
 
     /// Asks again and again; what can't be asked at the moment is asked again too.
@@ -221,6 +265,11 @@ impl Neighbours {
         Ok(self.vault(friend)?.join("friends/maison"))
     }
 
+    /// The folder of the notes' packs at a friend's, as this computer sees it.
+    pub fn packs(&self, friend: &str) -> Result<PathBuf> {
+        Ok(self.kept(friend)?.join("repo").join(NOTES).join("data"))
+    }
+
     /// The volume of a friend's vault, as this computer sees it.
     pub fn vault(&self, friend: &str) -> Result<PathBuf> {
         Ok(self.radiator(friend)?.paths()?.volume("vault").join("mnt"))
@@ -277,6 +326,8 @@ impl Neighbours {
 
     /// Other terms for maison, by the friend's home.yaml; waits until its vault goes by them.
     pub fn agree(&self, friend: &str, terms: &str) -> Result<()> {
+        let all = self.radiators_of(friend)?.iter().map(|name| self.home.lab.radiator(name));
+        let all = all.collect::<Result<Vec<_>, _>>()?;
         let radiator = self.radiator(friend)?;
         let told = radiator.paths()?.service("vault").join("config/vault.json");
         let read = || -> Result<Value> {
@@ -285,7 +336,7 @@ impl Neighbours {
         };
         let before = read()?;
         let yaml = radiator.dir().join("home.yaml");
-        std::fs::write(&yaml, friend_yaml(friend, radiator, terms))?;
+        std::fs::write(&yaml, friend_yaml(friend, &all, terms))?;
         let said = self.say_on(radiator.name(), &["apply", &yaml.to_string_lossy(), "--yes"])?;
         ensure!(said.done, "{}", said.text);
         self.until(&format!("{friend}'s vault to be told of `{terms}`"), || {
@@ -294,6 +345,21 @@ impl Neighbours {
         sleep(HEARD);
         Ok(())
     }
+}
+
+/// Nothing half lies in a friend's vault: no upload under way, and each pack is what its name says. The packs.
+pub fn all_whole(homes: &Neighbours, friend: &str) -> Result<BTreeSet<String>> {
+    homes.nothing_comes(friend)?;
+    let data = homes.packs(friend)?;
+    let packs = files(&data)?;
+    ensure!(!packs.is_empty(), "no packs in {}", data.display());
+    let whole = packs.into_iter().map(|(path, _)| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        ensure!(thermidor_backup::vault::BlobName::of(&content).to_string() == name, "{name} is not whole");
+        Ok(name)
+    });
+    whole.collect()
 }
 
 /// All regular files below a folder, with their sizes in bytes; none if there is no folder.

@@ -5,8 +5,10 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::path::Path;
-use thermidor_tests::neighbours::{LENT, NOTES, Neighbours, files, fill_script};
+use thermidor_supervisor::demo::lab::Radiator;
+use thermidor_tests::neighbours::{LENT, NOTES, Neighbours, all_whole, files, fill_script};
 
 /// A backup of the notes to whoever keeps them.
 const RUN: [&str; 3] = ["backup", "run", NOTES];
@@ -16,6 +18,7 @@ fn a_friend_without_room_or_with_an_old_state_is_named_and_the_other_is_used() {
     let homes = Neighbours::new("friends-vaults").unwrap();
     out_of_quota(&homes).context("a friend lends too little").unwrap();
     disk_full_there(&homes).context("a friend's disk is full").unwrap();
+    frozen(&homes).context("a friend's vault does not answer").unwrap();
     an_old_state(&homes).context("a friend shows an old state").unwrap();
     no_room_here(&homes).context("there is no room for a restore").unwrap();
     full_meanwhile(&homes).context("the volume becomes full during a restore").unwrap();
@@ -49,20 +52,6 @@ fn taken_by_plaine(homes: &Neighbours) -> Result<()> {
     Ok(())
 }
 
-/// Nothing half lies in the vault: no upload under way, and each pack is what its name says.
-fn all_whole(homes: &Neighbours, friend: &str) -> Result<()> {
-    homes.nothing_comes(friend)?;
-    let data = homes.kept(friend)?.join("repo").join(NOTES).join("data");
-    let packs = files(&data)?;
-    ensure!(!packs.is_empty(), "no packs in {}", data.display());
-    for (path, _) in packs {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        ensure!(thermidor_backup::vault::BlobName::of(&content).to_string() == name, "{name} is not whole");
-    }
-    Ok(())
-}
-
 fn out_of_quota(homes: &Neighbours) -> Result<()> {
     homes.agree("plaine", "lend: 2m")?;
     homes.write("quota", 2)?;
@@ -89,6 +78,51 @@ fn disk_full_there(homes: &Neighbours) -> Result<()> {
     taken_by_plaine(homes)
 }
 
+fn signal(friends: &Radiator, signal: Signal) -> Result<()> {
+    let pids = friends.pids_of("vault-process");
+    ensure!(!pids.is_empty(), "no vault runs");
+    for pid in pids {
+        kill_process(Pid::from_raw(i32::try_from(pid)?).context("a process")?, signal)?;
+    }
+    Ok(())
+}
+
+/// It runs and answers nobody: its own home says so by itself, and that it is well again.
+fn frozen(homes: &Neighbours) -> Result<()> {
+    let ferme = homes.radiator("plaine")?;
+    let status = || -> Result<Value> {
+        Ok(serde_json::from_slice(&ferme.thermidor(&["status", "-o", "json"], 60)?.stdout)?)
+    };
+    homes.until("the vault to be well", || {
+        Ok((vault_line(&status()?)["probe"]["healthy"] == true).then_some(()))
+    })?;
+    signal(ferme, Signal::STOP)?;
+    let told = homes.until("the silent vault to be told of", || {
+        let warnings = status()?["warnings"].to_string();
+        Ok(warnings.contains("vault runs on ferme but is sick").then_some(warnings))
+    });
+    signal(ferme, Signal::CONT)?;
+    let told = told?;
+    ensure!(told.contains("no friend gets in") && told.contains("has not answered"), "{told}");
+    homes.until("the vault to be well again", || {
+        let status = status()?;
+        let is_calm = !status["warnings"].to_string().contains("is sick");
+        Ok((is_calm && vault_line(&status)["probe"]["healthy"] == true).then_some(()))
+    })?;
+    let events = ferme.thermidor(&["events"], 60)?.stdout;
+    let events = String::from_utf8_lossy(&events);
+    ensure!(
+        events.contains("vault runs on ferme but is sick") && events.contains("vault is well again"),
+        "{events}"
+    );
+    taken_by_plaine(homes)
+}
+
+fn vault_line(status: &Value) -> Value {
+    let services = status["services"].as_array().cloned().unwrap_or_default();
+    services.into_iter().find(|service| service["name"] == "vault").unwrap_or_default()
+}
+
 /// Plaine puts back what it had before the last backup: it is told, nothing more is left there, and alpes is used.
 fn an_old_state(homes: &Neighbours) -> Result<()> {
     let (kept, ferme) = (homes.kept("plaine")?, homes.radiator("plaine")?);
@@ -100,9 +134,7 @@ fn an_old_state(homes: &Neighbours) -> Result<()> {
     ferme.run("rm", &["-rf", &kept.display().to_string()])?;
     copy(homes, &old, &kept)?;
     // Its process knows no better either.
-    for pid in ferme.pids_of("vault-process") {
-        kill_process(Pid::from_raw(i32::try_from(pid)?).context("a process")?, Signal::KILL)?;
-    }
+    signal(ferme, Signal::KILL)?;
     homes.reached("plaine")?;
 
     refused_by_plaine(homes, &["has lost something", "it was rolled back", "thermidor friend rm plaine"])?;

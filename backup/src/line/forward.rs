@@ -23,6 +23,8 @@ const CONNECTIONS_MAX: usize = 64;
 struct Told {
     trouble: Option<String>,
     welcome: Option<Welcome>,
+    /// Where the last connection was let in: with one radiator of the friend's gone, dialling it takes seconds each time.
+    led_there: Option<String>,
 }
 
 /// The door. Dropped, it is shut, and what went through it is cut.
@@ -48,7 +50,7 @@ struct Way {
 
 impl Forwarder {
     /// Opens a door on 127.0.0.1 to the vault at these addresses, tried in turn for each connection, each for
-    /// `patience` at most.
+    /// `patience` at most; the one that led there last goes first.
     pub async fn open(addresses: Vec<String>, own: Own, pin: Pin, patience: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let at = listener.local_addr()?;
@@ -83,12 +85,12 @@ impl Forwarder {
 
 impl Way {
     async fn carry(&self, mut client: TcpStream) {
-        let ToVault { mut stream, welcome, .. } =
-            match dial_vault(&self.addresses, &self.own, self.pin, self.patience).await {
+        let ToVault { mut stream, welcome, address, .. } =
+            match dial_vault(&self.in_turn(), &self.own, self.pin, self.patience).await {
                 Ok(to) => to,
                 Err(error) => return self.note(|told| told.trouble = Some(error.to_string())),
             };
-        self.note(|told| *told = Told { trouble: None, welcome: Some(welcome) });
+        self.note(|told| *told = Told { trouble: None, welcome: Some(welcome), led_there: Some(address) });
         let carried = copy_bidirectional_with_sizes(&mut client, &mut stream, CARRIED, CARRIED).await;
         if let Err(error) = carried {
             // restic closes what it has no more use for without a word, which is no trouble.
@@ -97,6 +99,12 @@ impl Way {
                 self.note(|told| told.trouble = Some(format!("the connection broke: {error}")));
             }
         }
+    }
+
+    fn in_turn(&self) -> Vec<String> {
+        let mut addresses = self.addresses.clone();
+        self.note(|told| addresses.sort_by_key(|address| told.led_there.as_ref() != Some(address)));
+        addresses
     }
 
     fn note(&self, change: impl FnOnce(&mut Told)) {

@@ -13,18 +13,13 @@ use crate::vault::{Hours, Window};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
+use thermidor_model::backup::RETRY_MAX_MS;
 use thermidor_model::name::HomeName;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// After a start or a wake the network is given this long, and things their turn.
-const WAKING: u64 = 2 * MINUTE;
-/// The first wait after a failure that passes by itself; doubles each time.
-const BACK_OFF: u64 = 2 * MINUTE;
-/// The longest such wait.
-const BACK_OFF_MAX: u64 = 2 * HOUR;
 /// The wait after a failure that a person has to see to.
 const PERSON: u64 = 6 * HOUR;
 /// The first wait after a restore that was tried and failed: all of it is brought anew each time; doubles too.
@@ -49,6 +44,9 @@ pub struct Wish {
     pub windows: Vec<Window>,
     /// How often a restore is tried, in ms; 0 is never.
     pub drill_every: u64,
+    /// The first wait after a failure that passes by itself, in ms; doubles each time. After a start or a wake the network is
+    /// given as long, and things their turn.
+    pub retry: u64,
 }
 
 /// A service, or the home itself, at a friend's.
@@ -83,10 +81,10 @@ pub struct Decision {
 }
 
 /// When to try again after a failure.
-fn again(failure: &Failure) -> u64 {
+fn again(wish: &Wish, failure: &Failure) -> u64 {
     let wait = match failure.passes {
         Passes::ByItself => {
-            BACK_OFF.saturating_mul(1 << failure.count.saturating_sub(1).min(16)).min(BACK_OFF_MAX)
+            wish.retry.saturating_mul(1 << failure.count.saturating_sub(1).min(16)).min(RETRY_MAX_MS)
         }
         Passes::ByAPerson => PERSON,
     };
@@ -187,10 +185,10 @@ fn ready(wish: &Wish, record: &Record, task: Task, due: u64, awake: u64, now: u6
     let mut ready = due.max(now);
     if let Some(failure) = &record.failure {
         // A failure from the future: the clock was set back.
-        ready = ready.max(if failure.at > now { now } else { again(failure) });
+        ready = ready.max(if failure.at > now { now } else { again(wish, failure) });
     }
     if awake <= now {
-        ready = ready.max(awake + WAKING);
+        ready = ready.max(awake.saturating_add(wish.retry));
     }
     // Reading is welcome at any hour.
     if task == Task::Backup {

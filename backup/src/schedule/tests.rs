@@ -2,7 +2,7 @@
 
 use super::*;
 use thermidor_model::ServiceName;
-use thermidor_model::backup::{Asked, Drill, HeadMark};
+use thermidor_model::backup::{Asked, Drill, HeadMark, RETRY_DEFAULT_MS};
 
 /// A Monday, midnight UTC.
 const NOW: u64 = 1_764_547_200_000;
@@ -17,7 +17,14 @@ fn home(name: &str) -> HomeName {
 
 fn wish(every: u64, friends: &[&str]) -> Wish {
     let friends = friends.iter().map(|name| home(name)).collect();
-    Wish { subject: service("mail"), friends, every, windows: Vec::new(), drill_every: 0 }
+    Wish {
+        subject: service("mail"),
+        friends,
+        every,
+        windows: Vec::new(),
+        drill_every: 0,
+        retry: RETRY_DEFAULT_MS,
+    }
 }
 
 fn pair(friend: &str) -> Pair {
@@ -152,7 +159,7 @@ fn one_friend_that_fails_holds_up_no_other() {
     let late = NOW - 3 * HOUR;
     let records =
         known(&[("alice", failed(made(late), NOW - 1, 6, Passes::ByItself)), ("carol", made(late))]);
-    let waits = BACK_OFF * 32 - 1;
+    let waits = RETRY_DEFAULT_MS * 32 - 1;
     assert_eq!(
         short(&hourly, &records, NOW),
         [one("carol", Task::Backup, 0), one("alice", Task::Backup, waits)]
@@ -183,8 +190,14 @@ fn waits_double_and_end_and_a_person_is_given_time() {
     };
     let waits: Vec<u64> = (1..=9).map(|times| after(times, Passes::ByItself) / MINUTE).collect();
     assert_eq!(waits, [2, 4, 8, 16, 32, 64, 120, 120, 120]);
-    assert_eq!(after(100, Passes::ByItself), BACK_OFF_MAX);
+    assert_eq!(after(100, Passes::ByItself), RETRY_MAX_MS);
     assert_eq!(after(1, Passes::ByAPerson), PERSON);
+    let hasty = Wish { retry: 5_000, ..hourly.clone() };
+    let wait = |times| {
+        let failed = failed(Record::default(), NOW, times, Passes::ByItself);
+        short(&hasty, &known(&[("alice", failed)]), NOW).remove(0).2
+    };
+    assert_eq!((wait(1), wait(3), wait(100)), (5_000, 20_000, RETRY_MAX_MS));
     assert_eq!(passes(&ResticError::NoRoom), Passes::ByAPerson);
     assert_eq!(passes(&ResticError::Unreachable(String::new())), Passes::ByItself);
     let records = known(&[("alice", failed(made(NOW), NOW, 1, Passes::ByAPerson))]);
@@ -223,10 +236,10 @@ fn after_a_sleep_one_backup_makes_up_for_all_and_not_in_the_first_minutes() {
         assert_eq!(all.len(), 1);
         all[0].at
     };
-    assert_eq!(decided(woken), woken + WAKING);
-    assert!(decided(woken + WAKING) <= woken + WAKING);
-    let records = known(&[("alice", made(woken + WAKING))]);
-    assert!(short(&hourly, &records, woken + WAKING + 1)[0].2 > 50 * MINUTE);
+    assert_eq!(decided(woken), woken + RETRY_DEFAULT_MS);
+    assert!(decided(woken + RETRY_DEFAULT_MS) <= woken + RETRY_DEFAULT_MS);
+    let records = known(&[("alice", made(woken + RETRY_DEFAULT_MS))]);
+    assert!(short(&hourly, &records, woken + RETRY_DEFAULT_MS + 1)[0].2 > 50 * MINUTE);
 }
 
 #[test]

@@ -31,6 +31,9 @@ impl Judged {
 pub fn judge(config: &VaultConfig, key: TransportKey, generation: u64) -> Result<Judged, String> {
     let found = config.friends.iter().find(|(_, friend)| friend.transport == key);
     let Some((friend, agreed)) = found else {
+        if config.transport().is_some_and(|own| own.public() == key) {
+            return Err(format!("this is the vault of {} itself: it is open to its friends", config.home));
+        }
         return Err(format!("{} lends this home nothing (any more)", config.home));
     };
     // A home that comes back from its kit knows no generation until it has read its backups.
@@ -86,5 +89,7 @@ mod tests {
             assert_eq!(outlived(&config, key, generation), None);
         }
         assert_eq!(judge(&config, other, 3).unwrap_err(), "alice lends this home nothing (any more)");
+        let itself = judge(&config, own.public(), 1).unwrap_err();
+        assert_eq!(itself, "this is the vault of alice itself: it is open to its friends");
     }
 }

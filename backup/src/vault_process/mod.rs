@@ -183,7 +183,9 @@ async fn put_in_force(
         Ok(acceptor) => acceptor,
         Err(error) => return tracing::error!("the configuration is not put in force: {}", chain(&error)),
     };
-    pins.set(config.friends.values().map(|friend| friend.transport).collect());
+    // The home itself comes to look whether anybody gets in; it is told so, and no more.
+    let own = config.transport().map(|key| key.public());
+    pins.set(config.friends.values().map(|friend| friend.transport).chain(own).collect());
     let before: Vec<HomeName> = {
         let before = present.borrow();
         before.iter().flat_map(|before| before.config.friends.keys().cloned()).collect()

@@ -199,3 +199,21 @@ async fn a_forwarder_leads_there_tells_its_trouble_and_ends_with_its_guard() {
     }
     panic!("the door is open still");
 }
+
+#[tokio::test]
+async fn a_forwarder_dials_first_where_it_was_let_in_last() {
+    let alice = Alice::listens(PATIENCE).await;
+    // The kernel takes connections, and nobody answers them.
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [vec![dead.local_addr().unwrap().to_string()], alice.addresses()].concat();
+    let patience = Duration::from_secs(2);
+    let pin = Pin::Key(key(1).public());
+    let door = Forwarder::open(addresses, own(2, 1), pin, patience).await.unwrap();
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        echoes(TcpStream::connect(door.at()).await.unwrap()).await;
+        took.push(begun.elapsed());
+    }
+    assert!(took[0] >= patience && took[1] < patience, "{took:?}");
+}

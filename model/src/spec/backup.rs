@@ -5,13 +5,15 @@ use super::fields::{Fields, duration, items, name, text};
 use super::report::Findings;
 use super::tree::{Key, Node};
 use super::units::span_minutes;
-use crate::backup::{DRILL_DEFAULT_MS, Window};
+use crate::backup::{DRILL_DEFAULT_MS, RETRY_DEFAULT_MS, RETRY_MAX_MS, Window};
 use crate::name::HomeName;
 
 /// Backups come no oftener and no more seldom, ms.
 const EVERY_MS: std::ops::RangeInclusive<u64> = 60_000..=31 * 86_400_000;
 /// Nor are restores tried, ms.
 const DRILL_MS: std::ops::RangeInclusive<u64> = 60_000..=366 * 86_400_000;
+/// Nor is a friend that is away dialled, ms.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 1_000..=RETRY_MAX_MS;
 
 /// Reads the section.
 pub(super) fn read(key: &Key, node: &Node, path: &str, findings: &mut Findings) -> Option<BackupSpec> {
@@ -30,8 +32,12 @@ pub(super) fn read(key: &Key, node: &Node, path: &str, findings: &mut Findings) 
         Some(node) if text(node, &fields.at("drill"), findings) == Some("never") => Some(0),
         Some(node) => duration(node, &fields.at("drill"), DRILL_MS, findings),
     };
-    fields.finish(&["every", "to", "windows", "drill"], findings);
-    Some(BackupSpec { every_ms: every_ms?, to: to?, windows, drill_ms: drill_ms? })
+    let retry_ms = match fields.take("retry") {
+        None => Some(RETRY_DEFAULT_MS),
+        Some(node) => duration(node, &fields.at("retry"), RETRY_MS, findings),
+    };
+    fields.finish(&["every", "to", "windows", "drill", "retry"], findings);
+    Some(BackupSpec { every_ms: every_ms?, to: to?, windows, drill_ms: drill_ms?, retry_ms: retry_ms? })
 }
 
 fn friends(node: &Node, path: &str, findings: &mut Findings) -> Option<Vec<HomeName>> {

@@ -4,6 +4,7 @@ use super::units::{clock_text, duration_text, size_text};
 use super::{
     BackupSpec, Heats, HomeSpec, MountSpec, PortSpec, RadiatorSpec, RecipeSpec, ServiceSpec, VolumeSpec,
 };
+use crate::backup::RETRY_DEFAULT_MS;
 use crate::name::{ServiceName, VolumeName};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -290,7 +291,7 @@ fn settings_text(recipe: &Option<RecipeSpec>) -> String {
     text_or_empty(&shown)
 }
 
-/// `every 1h to alice, 22:00-06:00, tried every 168h`.
+/// `every 1h to alice, 22:00-06:00, tried every 168h, again after 10m`.
 fn backup_text(backup: &BackupSpec) -> String {
     let friends: Vec<&str> = backup.to.iter().map(|friend| friend.as_str()).collect();
     let mut text = format!("every {} to {}", duration_text(backup.every_ms), friends.join(" and "));
@@ -299,6 +300,9 @@ fn backup_text(backup: &BackupSpec) -> String {
     }
     if backup.drill_ms > 0 {
         text.push_str(&format!(", tried every {}", duration_text(backup.drill_ms)));
+    }
+    if backup.retry_ms != RETRY_DEFAULT_MS {
+        text.push_str(&format!(", again after {}", duration_text(backup.retry_ms)));
     }
     text
 }

@@ -229,6 +229,9 @@ struct Backup {
     windows: Option<Vec<String>>,
     /// How often a restore is tried, aside; 7d unless given, `never` for never.
     drill: Option<String>,
+    /// How long is waited before what passes by itself (a friend is away) is tried again, doubled each time, and after a
+    /// start; 2m unless given.
+    retry: Option<String>,
 }
 
 #[derive(JsonSchema)]

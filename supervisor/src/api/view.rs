@@ -26,12 +26,26 @@ pub struct LeaderView {
     pub reports: BTreeMap<NodeId, Report>,
     /// ms since each member was heard.
     pub silent_ms: BTreeMap<NodeId, u64>,
+    /// How long it has led, ms: whoever was not heard since is silent for as long at least.
+    #[serde(default)]
+    pub leading_ms: u64,
     /// Who votes.
     pub voters: std::collections::BTreeSet<NodeId>,
     /// What a person should know about the votes.
     pub warning: Option<String>,
     /// What the last plan said of each service.
     pub reasons: BTreeMap<ServiceName, Reason>,
+}
+
+impl LeaderView {
+    /// How long a member has been silent, ms; at least.
+    pub fn silence_ms(&self, node: NodeId) -> u64 {
+        match self.silent_ms.get(&node) {
+            _ if node == self.leader => 0,
+            Some(ms) => *ms,
+            None => self.leading_ms,
+        }
+    }
 }
 
 /// The whole home at a glance.
@@ -324,6 +338,9 @@ impl Home {
                 None => format!("{below}: another loss may lose data"),
             }
         }));
+        let services: Vec<_> =
+            state.services.iter().map(|(n, s)| service_line(state, leader, n, s)).collect();
+        warnings.extend(services.iter().filter_map(sick_words));
         let differ = |v: &VolumeLine| {
             let words = v.check.iter().flat_map(|c| c.differences.clone());
             words.map(|words| format!("{}: {words}", v.name)).collect::<Vec<_>>()
@@ -340,7 +357,7 @@ impl Home {
                 holder: state.address.holder.map(|n| state.name_of(n)),
             }),
             radiators: radiator_lines(state, leader),
-            services: state.services.iter().map(|(n, s)| service_line(state, leader, n, s)).collect(),
+            services,
             volumes,
             kit: super::recovery::kit_line(state),
             restores: super::recovery::restore_lines(state),
@@ -440,6 +457,13 @@ fn heats_word(declared: &RadiatorSpec) -> &'static str {
         Heats::Room => "room",
         Heats::Water { .. } => "water",
     }
+}
+
+/// What a probe has found that a person should know of.
+fn sick_words(service: &ServiceLine) -> Option<String> {
+    let probe = service.probe.as_ref().filter(|probe| probe.healthy == Some(false))?;
+    let at = service.active.as_ref().map(|radiator| format!(" on {radiator}")).unwrap_or_default();
+    Some(format!("{} runs{at} but is sick: {}", service.name, probe.trouble))
 }
 
 fn service_line(

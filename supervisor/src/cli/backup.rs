@@ -15,7 +15,7 @@ use thermidor_model::name::HomeName;
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
 /// Whoever was to do something and neither does it nor has done it for so long has lost its power, or was started again.
-const GONE: Duration = Duration::from_secs(30);
+const GONE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Subcommand)]
 pub enum BackupVerb {

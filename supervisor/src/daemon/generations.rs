@@ -2,7 +2,7 @@
 //! friend that believes in it; one that was recovered elsewhere is handed that word when it comes, and stands down. It comes
 //! every few minutes, for its backups may be a week apart.
 
-use super::backups::backs_up;
+use super::backups::{backs_home_up, retry_ms};
 use super::{Context, within};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,17 +10,15 @@ use thermidor_backup::generations::{Between, Later, hear, sign};
 use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{Own, Pin, ToVault, TransportKey, dial_vault};
 use thermidor_backup::vault::{Signed, Visit, VisitError};
-use thermidor_model::backup::Subject;
 use thermidor_model::friends::Friend;
 use thermidor_model::name::HomeName;
 use thermidor_model::state::State;
 use thermidor_model::{Command, Outcome};
 use tracing::{debug, info, warn};
 
-/// After the start, and between two looks while a friend is not reached, or not sure of this home yet; doubles.
+/// After the start, and between two looks while a friend is not reached, or not sure of this home yet; doubles, up to what is
+/// declared as `retry`.
 const SOON: Duration = Duration::from_secs(10);
-/// No longer than that.
-const SOON_MAX: Duration = Duration::from_secs(120);
 /// Between two looks once every friend has said what there is to say.
 const LOOK: Duration = Duration::from_secs(300);
 /// How long each address of a friend may take.
@@ -38,27 +36,31 @@ pub async fn run(context: Context) {
     let mut left = Left::new();
     let mut wait = SOON;
     loop {
-        tokio::time::sleep(wait).await;
+        let was_refused = tokio::select! {
+            _ = tokio::time::sleep(wait) => false,
+            _ = context.refused.notified() => true,
+        };
         let state = context.node.state().borrow().clone();
         let leader = context.node.leadership().borrow().leader;
-        // One radiator speaks for the home, the one that backs it up: it has the keys.
-        if backs_up(&state, &Subject::HomeItself, leader) != Some(context.node.id()) {
+        // One radiator speaks for the home, the one that backs it up: it has the keys. Whoever was refused asks why.
+        if !was_refused && backs_home_up(&state, leader) != Some(context.node.id()) {
             wait = SOON;
             continue;
         }
+        let retry = Duration::from_millis(retry_ms(&state));
         wait = match context.look_at_generations(&state, &mut left).await {
             Ok(true) => LOOK,
-            Ok(false) => next(wait),
+            Ok(false) => next(wait, retry),
             Err(e) => {
                 warn!("nothing is heard or said of generations: {e:#}");
-                next(wait)
+                next(wait, retry)
             }
         };
     }
 }
 
-fn next(wait: Duration) -> Duration {
-    (wait * 2).clamp(SOON, SOON_MAX)
+fn next(wait: Duration, retry: Duration) -> Duration {
+    (wait * 2).max(SOON).min(retry)
 }
 
 /// Friends at whose vaults this home is known.
@@ -245,11 +247,13 @@ mod tests {
 
     #[test]
     fn looks_come_seldom_once_all_is_said_and_soon_while_a_friend_is_not_reached() {
-        let mut wait = SOON;
+        let (mut wait, retry) = (SOON, Duration::from_secs(120));
         for _ in 0..10 {
-            wait = next(wait);
-            assert!((SOON..=SOON_MAX).contains(&wait));
+            wait = next(wait, retry);
+            assert!((SOON..=retry).contains(&wait));
         }
-        assert_eq!((wait, next(LOOK)), (SOON_MAX, SOON_MAX));
+        assert_eq!((wait, next(LOOK, retry)), (retry, retry));
+        let hasty = Duration::from_secs(2);
+        assert_eq!((next(SOON, hasty), next(LOOK, hasty)), (hasty, hasty));
     }
 }

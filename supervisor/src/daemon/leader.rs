@@ -190,6 +190,7 @@ impl Leader {
             leader: observed.leader,
             reports: observed.reports,
             silent_ms: observed.silent_ms,
+            leading_ms: observed.leading_ms,
             voters: observed.voters,
             reasons,
         })

@@ -30,6 +30,7 @@ mod space;
 mod stolen;
 mod trim;
 mod vault_files;
+mod vault_probe;
 mod volumes;
 pub mod way;
 mod worker;
@@ -92,6 +93,8 @@ pub struct Context {
     pub workshop: Arc<Workshop>,
     /// Backups under way, and those that were asked for.
     pub backups: backups::Desk,
+    /// A friend has just refused this home: it is asked why.
+    pub refused: Arc<tokio::sync::Notify>,
 }
 
 /// The home's keys, as far as this member holds them.
@@ -162,6 +165,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         keys: Arc::new(Keys(node.clone())),
         workshop: Arc::default(),
         backups: backups::Desk::default(),
+        refused: Arc::default(),
         node,
         leader,
         shared,

@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// YaCy may rebuild its index after a crash: half a day for a large one.
 const PATIENCE_YACY: Duration = Duration::from_secs(24 * 3600);
 
+/// How often a vault is knocked at: its friends come every few minutes.
+const VAULT_EVERY: Duration = Duration::from_secs(30);
+
 /// How often Docker is asked what its health check says.
 const HEALTH_EVERY: Duration = Duration::from_secs(15);
 
@@ -92,15 +95,13 @@ fn rhythm(spec: &ServiceSpec) -> Option<Rhythm> {
             Some(Rhythm { every: Duration::from_secs(mail.probe_every_s), patience: PATIENCE })
         }
         Some(RecipeSpec::Yacy(_)) => Some(Rhythm { every, patience: PATIENCE_YACY }),
-        // Whether friends get in is seen by them; a vault without friends listens to nobody.
-        Some(RecipeSpec::Vault(_)) | None => {
-            spec.healthcheck.is_some().then_some(Rhythm { every: HEALTH_EVERY, patience: PATIENCE })
-        }
+        Some(RecipeSpec::Vault(_)) => Some(Rhythm { every: VAULT_EVERY, patience: PATIENCE }),
+        None => spec.healthcheck.is_some().then_some(Rhythm { every: HEALTH_EVERY, patience: PATIENCE }),
     }
 }
 
 /// Where clients reach a port of the container: the home's address if it has one, else this radiator's.
-fn door(state: &State, own: IpAddr, spec: &ServiceSpec, targets: [u16; 2]) -> Option<SocketAddr> {
+pub(super) fn door(state: &State, own: IpAddr, spec: &ServiceSpec, targets: [u16; 2]) -> Option<SocketAddr> {
     let published = recipe::ports(spec).into_iter().find(|p| targets.contains(&p.target))?.published;
     let ip = state.spec().and_then(|s| s.address).map_or(own, |a| a.ip);
     Some(SocketAddr::new(ip, published))
@@ -202,7 +203,8 @@ impl Context {
                 Some(door) => yacy::probe(door.port()).run(service, door.ip(), &self.engine).await,
                 None => Probed { healthy: None, legs: vec![], trouble: "its port is not published".into() },
             },
-            Some(RecipeSpec::Vault(_)) | None => Probe::Health.run(service, own, &self.engine).await,
+            Some(RecipeSpec::Vault(settings)) => self.probe_vault(state, service, spec, settings).await,
+            None => Probe::Health.run(service, own, &self.engine).await,
         }
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thermidor_backup::restic::{Progress, Restic, ResticError, Settings};
 use thermidor_backup::schedule::{Decision, Pair, Task, Wish, decide};
-use thermidor_model::backup::{BackupSpec, Record, Subject};
+use thermidor_model::backup::{BackupSpec, RETRY_DEFAULT_MS, Record, Subject};
 use thermidor_model::name::HomeName;
 use thermidor_model::state::{Role, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
@@ -31,6 +31,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 2;
 /// The home itself is backed up after each change of it, and at least so often, ms.
 const HOME_EVERY: u64 = 24 * 3_600_000;
+/// Who was not heard for longer, by any way, backs nothing up, ms: a daemon that is started again is silent for a moment.
+const GONE_MS: u64 = 10_000;
 /// What is due again and again at once must not spin.
 const SOON: u64 = 1;
 
@@ -93,7 +95,8 @@ pub async fn run(context: Context) {
         let state = context.node.state().borrow().clone();
         context.tidy(&state, &mut tidied);
         let leader = context.node.leadership().borrow().leader;
-        for (subject, task, friends) in context.due(&state, leader, awake) {
+        let gone = context.gone(&state).await;
+        for (subject, task, friends) in context.due(&state, leader, &gone, awake) {
             if jobs.len() >= AT_ONCE {
                 break;
             }
@@ -110,11 +113,30 @@ pub async fn run(context: Context) {
 }
 
 impl Context {
+    /// Radiators that could back something up and that nobody has heard for long, as the leader says: on an idle volume a dead
+    /// one is in sync for as long as nothing is written. Whoever would do it anyway asks nobody.
+    async fn gone(&self, state: &State) -> BTreeSet<NodeId> {
+        let me = self.node.id();
+        let is_second = |(service, _): (&ServiceName, _)| {
+            let able = service_backers(state, service);
+            able.first() != Some(&me) && able.contains(&me)
+        };
+        if !declared(state).any(is_second) {
+            return BTreeSet::new();
+        }
+        match self.leader_view().await {
+            Some(view) => state.members.keys().copied().filter(|n| view.silence_ms(*n) > GONE_MS).collect(),
+            // Without a leader nothing could be noted either.
+            None => BTreeSet::new(),
+        }
+    }
+
     /// What is to be begun now, by subject: tasks for several friends share one frozen source.
     fn due(
         &self,
         state: &State,
         leader: Option<NodeId>,
+        gone: &BTreeSet<NodeId>,
         awake: u64,
     ) -> Vec<(Subject, Task, BTreeSet<HomeName>)> {
         // The later generation's backups are the home's from now on.
@@ -123,7 +145,7 @@ impl Context {
         }
         let me = self.node.id();
         let mut wishes = wishes(state);
-        wishes.retain(|wish| backs_up(state, &wish.subject, leader) == Some(me));
+        wishes.retain(|wish| backs_up(state, &wish.subject, leader, gone).first() == Some(&me));
         let (running, ordered) = {
             let inner = self.backups.lock();
             let running: BTreeMap<Pair, Task> =
@@ -234,12 +256,13 @@ pub(super) fn wishes(state: &State) -> Vec<Wish> {
             every: spec.every_ms,
             windows: spec.windows.clone(),
             drill_every: spec.drill_ms,
+            retry: spec.retry_ms,
         });
     }
     if all.is_empty() {
         return wishes;
     }
-    let content = content(state);
+    let (retry, content) = (retry_ms(state), content(state));
     for friend in all {
         let record = state.backups.get(&Subject::HomeItself).and_then(|records| records.get(friend));
         let is_same = record.is_some_and(|record| record.content.as_ref() == Some(&content));
@@ -249,9 +272,16 @@ pub(super) fn wishes(state: &State) -> Vec<Wish> {
             every: if is_same { HOME_EVERY } else { SOON },
             windows: Vec::new(),
             drill_every: 0,
+            retry,
         });
     }
     wishes
+}
+
+/// How long the home itself waits before it tries again what passes by itself, ms: no longer than any service, for it is what
+/// a home comes back from.
+pub(super) fn retry_ms(state: &State) -> u64 {
+    declared(state).map(|(_, spec)| spec.retry_ms).min().unwrap_or(RETRY_DEFAULT_MS)
 }
 
 /// The services that are to be backed up.
@@ -281,36 +311,40 @@ pub(super) fn content(state: &State) -> String {
     blake3::hash(&text).to_hex().to_string()
 }
 
-/// Who backs a subject up, while `leader` leads.
-pub(super) fn backs_up(state: &State, subject: &Subject, leader: Option<NodeId>) -> Option<NodeId> {
-    match subject {
-        Subject::HomeItself => backs_home_up(state, leader),
-        Subject::Service(service) => backs_service_up(state, service),
-    }
+/// Who backs a subject up, while `leader` leads and nobody hears those who are `gone`: the first; the next if that one does
+/// not answer.
+pub(super) fn backs_up(
+    state: &State,
+    subject: &Subject,
+    leader: Option<NodeId>,
+    gone: &BTreeSet<NodeId>,
+) -> Vec<NodeId> {
+    let mut able = match subject {
+        Subject::HomeItself => backs_home_up(state, leader).into_iter().collect(),
+        Subject::Service(service) => service_backers(state, service),
+    };
+    // Where all are gone it is as if none were.
+    able.sort_by_key(|node| gone.contains(node));
+    able
 }
 
-/// Who backs a service up: a standby that is in sync in all of its volumes, for there nobody waits for the disk; else the
-/// active. What is a folder is only where it is used.
-fn backs_service_up(state: &State, service: &ServiceName) -> Option<NodeId> {
+/// Who can back a service up, the best first: a standby that is in sync in all of its volumes, for there nobody waits for
+/// the disk; then the active; then those that are off. What is a folder is only where it is used.
+fn service_backers(state: &State, service: &ServiceName) -> Vec<NodeId> {
     let active = state.services.get(service).and_then(|s| s.active);
     let is_folder = |volume: &Volume| volume.driver.is_folder();
     if state.volumes_of(service).any(|(_, volume)| is_folder(volume)) {
-        return active;
+        return active.into_iter().collect();
     }
     let is_on = |node: &NodeId| state.members.get(node).is_some_and(|m| m.off.is_none());
-    let holders = state.holders(service);
-    holders
-        .iter()
-        .copied()
-        .filter(is_on)
-        .find(|node| Some(*node) != active)
-        .or(active)
-        .or(holders.first().copied())
+    let standbys = state.holders(service).into_iter().filter(|node| Some(*node) != active);
+    let (on, off): (Vec<NodeId>, Vec<NodeId>) = standbys.partition(is_on);
+    on.into_iter().chain(active).chain(off).collect()
 }
 
 /// Whoever leads backs the home itself up. A witness holds no keys: while one leads, the active of the first service does
 /// it, which is up, for its lease says so.
-fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
+pub(super) fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
     let is_radiator = |node: &NodeId| state.members.get(node).is_some_and(|m| m.role == Role::Radiator);
     leader.filter(is_radiator).or_else(|| state.services.values().find_map(|service| service.active))
 }
@@ -318,6 +352,7 @@ fn backs_home_up(state: &State, leader: Option<NodeId>) -> Option<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::view::LeaderView;
     use thermidor_model::backup::Passes;
     use thermidor_model::friends::{Friend, FriendIdentity, PublicKey};
     use thermidor_model::state::Off;
@@ -336,6 +371,7 @@ mod tests {
             to: vec![home("alice"), home("carol")],
             windows: vec![],
             drill_ms: 0,
+            retry_ms: 120_000,
         };
         spec.services.get_mut(&mail()).unwrap().backup = Some(backup);
         let identity = FriendIdentity {
@@ -354,15 +390,36 @@ mod tests {
     fn a_standby_in_sync_backs_up_else_the_active() {
         let mut state = state();
         assert_eq!(state.services[&mail()].active, Some(1));
-        assert_eq!(backs_service_up(&state, &mail()), Some(2));
+        assert_eq!(service_backers(&state, &mail()), [2, 3, 1]);
         state.members.get_mut(&2).unwrap().off = Some(Off { until_ms: None, power_off: false });
-        assert_eq!(backs_service_up(&state, &mail()), Some(3));
+        assert_eq!(service_backers(&state, &mail()), [3, 1, 2]);
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         volume.in_sync = [1].into();
-        assert_eq!(backs_service_up(&state, &mail()), Some(1));
+        assert_eq!(service_backers(&state, &mail()), [1]);
         let volume = state.volumes.get_mut(&box_volume()).unwrap();
         (volume.in_sync, volume.driver) = ([1, 2, 3].into(), thermidor_model::spec::VolumeDriver::Local);
-        assert_eq!(backs_service_up(&state, &mail()), Some(1), "a folder is only where it is used");
+        assert_eq!(service_backers(&state, &mail()), [1], "a folder is only where it is used");
+    }
+
+    #[test]
+    fn a_standby_that_nobody_hears_backs_nothing_up_though_it_is_still_in_sync() {
+        let state = state();
+        let of = |gone: &[NodeId]| {
+            let gone = gone.iter().copied().collect();
+            backs_up(&state, &Subject::Service(mail()), Some(1), &gone)
+        };
+        assert_eq!(of(&[]), [2, 3, 1]);
+        assert_eq!(of(&[2]), [3, 1, 2]);
+        assert_eq!(of(&[2, 3]), [1, 2, 3]);
+        assert_eq!(of(&[1, 2, 3]), of(&[]), "where nobody is heard it is as if all were");
+    }
+
+    #[test]
+    fn whoever_a_leader_has_not_heard_since_it_began_is_silent_for_as_long_as_it_leads() {
+        let mut view = LeaderView { leader: 1, silent_ms: [(2, 40)].into(), ..LeaderView::default() };
+        assert_eq!([1, 2, 3].map(|node| view.silence_ms(node)), [0, 40, 0], "it has just begun");
+        view.leading_ms = GONE_MS + 1;
+        assert_eq!([1, 2, 3].map(|node| view.silence_ms(node)), [0, 40, GONE_MS + 1]);
     }
 
     #[test]

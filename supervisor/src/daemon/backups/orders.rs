@@ -123,21 +123,36 @@ impl Context {
         let leader = self.node.leadership().borrow().leader;
         let mut ordered = Ordered { pairs: Vec::new() };
         for (subject, friend) in pairs {
-            let node = backs_up(state, &subject, leader);
-            let node = node.ok_or_else(|| {
-                Refused::because(format!(
-                    "no radiator holds {subject} in sync: see `thermidor explain {subject}`"
-                ))
-            })?;
+            let able = backs_up(state, &subject, leader, &BTreeSet::new());
             let (prove, drill) = (task != Task::Backup, task == Task::Drill);
             let asked = Asked::Do { subject: subject.clone(), friend: friend.clone(), prove, drill };
-            let doing = self
-                .ask_backups(node, &asked)
-                .await
-                .map_err(|e| Refused::because(format!("{} does not begin: {e}", state.name_of(node))))?;
+            let doing = self.begun_by_one(state, &able, &asked).await.map_err(|why| match why {
+                Some(why) => Refused::because(why),
+                None => Refused::because(format!(
+                    "no radiator holds {subject} in sync: see `thermidor explain {subject}`"
+                )),
+            })?;
             ordered.pairs.push((subject.to_string(), friend.to_string(), doing.now_ms));
         }
         value(&ordered)
+    }
+
+    /// Orders it from the first that answers; why nobody begins, `None` if nobody was to be asked. One that has just died is
+    /// in sync for as long as nothing is written.
+    async fn begun_by_one(
+        &self,
+        state: &State,
+        able: &[NodeId],
+        asked: &Asked,
+    ) -> Result<Doing, Option<String>> {
+        let mut silent = Vec::new();
+        for node in able {
+            match self.ask_backups(*node, asked).await {
+                Ok(doing) => return Ok(doing),
+                Err(why) => silent.push(format!("{} does not begin: {why}", state.name_of(*node))),
+            }
+        }
+        Err((!silent.is_empty()).then(|| silent.join("; ")))
     }
 }
 

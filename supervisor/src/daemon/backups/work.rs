@@ -21,6 +21,8 @@ use tokio::sync::watch;
 const NOTE_MAX: Duration = Duration::from_secs(10);
 /// How often.
 const NOTES_MAX: u32 = 30;
+/// How long what was noted may take to be seen here: who decides anew before that would do it once more.
+const SEEN_MAX: Duration = Duration::from_secs(5);
 
 /// How often old snapshots are looked for, ms.
 const TIDY_EVERY: u64 = 24 * 3_600_000;
@@ -117,11 +119,24 @@ impl Work {
                     tracing::info!(subject = %self.subject, %friend, "what came of a backup is not noted: {why}");
                     return;
                 }
-                Ok(_) => return,
+                Ok(_) => return self.seen(context, friend, was).await,
                 Err(e) => {
                     tracing::warn!(subject = %self.subject, %friend, "what came of a backup is not noted yet: {e}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
+            }
+        }
+    }
+
+    /// Waits until this radiator has applied what the home has taken note of.
+    async fn seen(&self, context: &Context, friend: &HomeName, was: &Record) {
+        let mut applied = context.node.state();
+        let seen = applied.wait_for(|state| self.known(state, friend) != *was);
+        match tokio::time::timeout(SEEN_MAX, seen).await {
+            // Seen, or the daemon ends.
+            Ok(_) => {}
+            Err(_) => {
+                tracing::info!(subject = %self.subject, %friend, "what came of a backup is noted, not here yet")
             }
         }
     }
@@ -153,7 +168,13 @@ impl With<'_> {
         let Some(home) = state.home.clone() else { return was.clone() };
         let door = match context.door_to(friend).await {
             Ok(door) => door,
-            Err(e) => return failed(was, passes_of(&e), format!("{e:#}")),
+            Err(e) => {
+                // Perhaps this home was recovered elsewhere: the friend has a word for that.
+                if e.downcast_ref::<DialError>().is_some_and(|e| e.refusal().is_some()) {
+                    context.refused.notify_one();
+                }
+                return failed(was, passes_of(&e), format!("{e:#}"));
+            }
         };
         if work.task == Task::Backup && door.read_only {
             let why = format!(

@@ -5,7 +5,7 @@ mod pair;
 mod part;
 mod vaults;
 
-pub(super) use vaults::{answer, run, run_folder};
+pub(super) use vaults::{answer, run, run_folder, vault_status_of};
 
 use super::Context;
 use anyhow::Context as _;

@@ -138,9 +138,14 @@ pub(in crate::daemon) async fn answer(context: Context, body: Bytes) -> Result<B
     serde_json::to_vec(&status).map(Bytes::from).map_err(|e| e.to_string())
 }
 
+/// How the vault stands that runs on this radiator.
+pub(in crate::daemon) async fn vault_status_of(paths: &Paths, name: &ServiceName) -> Result<Status, String> {
+    Status::ask(&run_folder(paths, name), STATUS_MAX).await.map_err(|e| e.to_string())
+}
+
 impl Context {
     async fn own_vault_status(&self, name: &ServiceName) -> Result<Status, String> {
-        Status::ask(&run_folder(&self.paths, name), STATUS_MAX).await.map_err(|e| e.to_string())
+        vault_status_of(&self.paths, name).await
     }
 
     /// How the home's vault stands, wherever it runs; `None`: the home has none.
