@@ -91,6 +91,8 @@ pub struct Context {
     pub workshop: Arc<Workshop>,
     /// Backups under way, and those that were asked for.
     pub backups: backups::Desk,
+    /// What restores bring here at this moment.
+    pub bringing: restores::Bringing,
 }
 
 /// The home's keys, as far as this member holds them.
@@ -160,6 +162,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         keys: Arc::new(Keys(node.clone())),
         workshop: Arc::default(),
         backups: backups::Desk::default(),
+        bringing: restores::Bringing::default(),
         node,
         leader,
         shared,
@@ -229,6 +232,12 @@ fn handlers(
         async move { backups::answer(context.ok_or_else(early)?, body).await }.boxed()
     };
     handlers.insert("backup", Arc::new(backup));
+    let brings = here.clone();
+    let restore = move |_, body: Bytes| {
+        let context = brings.get().cloned();
+        async move { restores::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("restore", Arc::new(restore));
     let lends = here.clone();
     let vault = move |_, body: Bytes| {
         let context = lends.get().cloned();
