@@ -99,6 +99,12 @@ pub struct RestoreLine {
     pub waits_for_a_person: bool,
     /// Why it does not get on; empty: it does.
     pub trouble: String,
+    /// Whether files are brought in this stage.
+    #[serde(default)]
+    pub brings: bool,
+    /// Bytes that are there and all that come, while files are brought and the radiator that does it says so.
+    #[serde(default)]
+    pub progress: Option<(u64, u64)>,
 }
 
 /// What is known of the kit.
@@ -169,6 +175,8 @@ pub fn restore_lines(state: &State) -> Vec<RestoreLine> {
             held: restore.stage.holds(),
             waits_for_a_person: restore.stage == RestoreStage::Swapped,
             trouble: restore.trouble.clone(),
+            brings: matches!(restore.stage, RestoreStage::Filling { .. }),
+            progress: None,
         }
     };
     state.restores.iter().map(line).collect()
@@ -186,9 +194,65 @@ fn words_of(stage: RestoreStage) -> &'static str {
     }
 }
 
-/// What `status` says of them.
-pub fn restore_words(line: &RestoreLine) -> String {
+/// The stage in words, and what is in its way.
+pub fn stage_words(line: &RestoreLine) -> String {
     let from = line.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
     let trouble = if line.trouble.is_empty() { String::new() } else { format!("; {}", line.trouble) };
     format!("restore of {}{from}: {}{trouble}", line.service, line.state)
+}
+
+/// What `status` says of them.
+pub fn restore_words(line: &RestoreLine) -> String {
+    match line.progress {
+        Some((done, total)) if line.trouble.is_empty() => {
+            format!("{}, {}", stage_words(line), progress_words(done, total))
+        }
+        _ => stage_words(line),
+    }
+}
+
+/// `37 %, 1.2 GiB of 3.2 GiB`. Only what is compared too is all of it.
+pub fn progress_words(done: u64, total: u64) -> String {
+    let percent = (u128::from(done) * 100 / u128::from(total.max(1))).min(99);
+    format!("{percent} %, {} of {}", crate::cli::bytes(done), crate::cli::bytes(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermidor_model::restore::{Restore, RestoreWish};
+    use thermidor_model::testing::{mail, serving_home};
+
+    #[test]
+    fn a_restore_says_how_far_it_is_while_files_are_brought() {
+        let mut state = serving_home(3, 2);
+        let restore = Restore {
+            number: 1,
+            wish: RestoreWish { from: None, snapshot: None, as_of_s: None, path: None },
+            stage: RestoreStage::Filling { held: false },
+            begun_ms: 5,
+            turn: 0,
+            trouble: String::new(),
+        };
+        state.restores.insert(mail(), restore);
+        let mut line = restore_lines(&state).remove(0);
+        assert_eq!((line.brings, line.progress), (true, None));
+        assert_eq!(restore_words(&line), "restore of mail: its files are brought while it runs");
+        line.progress = Some((3 << 29, 4 << 30));
+        assert_eq!(
+            restore_words(&line),
+            "restore of mail: its files are brought while it runs, 37 %, 1.5 GiB of 4.0 GiB"
+        );
+        assert_eq!(
+            serde_json::to_value(&line).unwrap()["progress"],
+            serde_json::json!([3u64 << 29, 4u64 << 30])
+        );
+        // One that rests because of a trouble brings nothing.
+        line.trouble = "alice can't be reached".into();
+        assert!(!restore_words(&line).contains('%'), "{}", restore_words(&line));
+        assert_eq!(progress_words(0, 0), "0 %, 0 B of 0 B");
+        assert_eq!(progress_words(9, 9), "99 %, 9 B of 9 B", "it is compared yet");
+        state.restores.get_mut(&mail()).unwrap().stage = RestoreStage::Merging;
+        assert!(!restore_lines(&state)[0].brings);
+    }
 }

@@ -1,6 +1,7 @@
 //! `friend invite`, `accept`, `confirm`, `ls`, `readdress`, `rm`.
 
 mod part;
+mod waiting;
 
 use super::apply::confirmed;
 use super::show::{bytes, local_time, print, print_line, table};
@@ -13,11 +14,7 @@ use crate::paths::Paths;
 use clap::Subcommand;
 use serde::Serialize;
 use std::io::IsTerminal;
-use std::time::Duration;
 use thermidor_model::name::HomeName;
-
-/// Between two looks at whether somebody has used the code.
-const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub enum FriendVerb {
@@ -108,36 +105,28 @@ fn invite(paths: &Paths, ttl: &str, no_wait: bool, yes: bool) -> Result<(), Refu
         return Ok(());
     }
     eprintln!("Waiting for them; Ctrl-C leaves the code good, `thermidor friend ls` shows who came.");
-    loop {
-        std::thread::sleep(LOOK);
-        let now = friends(paths, false)?;
-        let met = now.items.iter().find(|line| {
-            !line.confirmed
-                && before.items.iter().all(|known| known.home != line.home || known.words != line.words)
-        });
-        if let Some(met) = met {
-            return compare(paths, &met.home, &met.words, yes);
-        }
-        match &now.invitation {
-            Some(open) if open.id == given.id && open.burnt => {
-                // Who knew it is noted right after.
-                std::thread::sleep(LOOK * 4);
-                if friends(paths, false)?
-                    .items
-                    .iter()
-                    .all(|line| line.confirmed || before.items.iter().any(|k| k.words == line.words))
-                {
-                    return Err(Refused::because(
-                        "somebody tried the code, and nothing came of it: it is spent; run `thermidor friend invite` again",
-                    ));
-                }
-            }
-            Some(open) if open.id == given.id && open.until_ms > unix_ms() => {}
-            Some(open) if open.id == given.id => {
-                return Err(Refused::because("nobody came in time: run `thermidor friend invite` again"));
-            }
-            _ => return Err(Refused::because("another code was given out meanwhile: this one is void")),
-        }
+    let met = waiting::wait(&mut Daemon(paths), &before.items, &given)?;
+    compare(paths, &met.home, &met.words, yes)
+}
+
+/// This radiator's daemon, asked again and again.
+struct Daemon<'a>(&'a Paths);
+
+impl waiting::World for Daemon<'_> {
+    fn ask(&mut self) -> Result<FriendList, Refused> {
+        friends(self.0, false)
+    }
+
+    fn pause(&mut self) {
+        std::thread::sleep(waiting::LOOK);
+    }
+
+    fn now_ms(&self) -> u64 {
+        unix_ms()
+    }
+
+    fn tell(&mut self, text: &str) {
+        eprintln!("{text}");
     }
 }
 

@@ -1,10 +1,14 @@
 //! `restore`: a service's data back from a friend, into the home or into a folder.
 
+mod meter;
+
 use super::show::{home, print_line};
-use crate::api::recovery::restore_words;
+use crate::api::recovery::stage_words;
 use crate::api::{Refused, Reply, Request, RestoreAsk, client};
 use crate::paths::Paths;
 use clap::Args;
+use meter::Meter;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thermidor_model::ServiceName;
@@ -76,6 +80,7 @@ pub fn main(paths: &Paths, args: RestoreArgs) -> Result<(), Refused> {
 /// Shows each stage until nothing is under way. Whoever stops listening stops nothing.
 fn follow(paths: &Paths, service: &ServiceName, begins: bool) -> Result<(), Refused> {
     let (mut said, asked) = (String::new(), Instant::now());
+    let mut meter = Meter::new(std::io::stderr().is_terminal());
     loop {
         let home = home(paths)?;
         let Some(line) = home.restores.iter().find(|r| r.service == service.as_str()) else {
@@ -83,6 +88,7 @@ fn follow(paths: &Paths, service: &ServiceName, begins: bool) -> Result<(), Refu
                 std::thread::sleep(LOOK_EVERY / 4);
                 continue;
             }
+            eprint!("{}", meter.gives_way());
             print_line(&format!("No restore of {service} is under way."));
             return Ok(());
         };
@@ -92,10 +98,16 @@ fn follow(paths: &Paths, service: &ServiceName, begins: bool) -> Result<(), Refu
             std::thread::sleep(LOOK_EVERY / 4);
             continue;
         }
-        let words = restore_words(line);
+        let words = stage_words(line);
         if words != said {
-            eprintln!("{words}");
+            eprintln!("{}{words}", meter.gives_way());
             said = words;
+        }
+        let shown = line.progress.and_then(|(done, total)| meter.shows(asked.elapsed(), done, total));
+        if let Some(shown) = shown {
+            eprint!("{shown}");
+            // Nothing is lost with a line that is drawn anew in a second.
+            let _ = std::io::stderr().flush();
         }
         if line.waits_for_a_person {
             print_line(&format!(

@@ -1,7 +1,7 @@
 //! A kit that was replaced comes to the friends: what lies there is made to open with the new one, the new one is announced,
 //! and once a friend's person has confirmed it, what was signed is signed anew and the old one is let go of.
 
-use super::backups::{backs_up, challenges, subjects_at};
+use super::backups::{backs_home_up, challenges, subjects_at};
 use super::way::Door;
 use super::{Context, within};
 use crate::clock::unix_ms;
@@ -63,7 +63,7 @@ pub async fn run(context: Context) {
         wait = (wait * 2).min(SOON_MAX);
         let leader = context.node.leadership().borrow().leader;
         // One radiator speaks for the home, the one that backs it up.
-        if backs_up(&state, &Subject::HomeItself, leader) == Some(context.node.id())
+        if backs_home_up(&state, leader) == Some(context.node.id())
             && let Err(e) = context.bring_kit_to_friends(&state, &mut admitted).await
         {
             warn!("the new recovery kit comes to no friend: {e:#}");

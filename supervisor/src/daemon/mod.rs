@@ -95,6 +95,8 @@ pub struct Context {
     pub backups: backups::Desk,
     /// A friend has just refused this home: it is asked why.
     pub refused: Arc<tokio::sync::Notify>,
+    /// What restores bring here at this moment.
+    pub bringing: restores::Bringing,
 }
 
 /// The home's keys, as far as this member holds them.
@@ -166,6 +168,7 @@ fn context(options: &RunOptions, identity: &Identity, node: Node, leader: Leader
         workshop: Arc::default(),
         backups: backups::Desk::default(),
         refused: Arc::default(),
+        bringing: restores::Bringing::default(),
         node,
         leader,
         shared,
@@ -235,6 +238,12 @@ fn handlers(
         async move { backups::answer(context.ok_or_else(early)?, body).await }.boxed()
     };
     handlers.insert("backup", Arc::new(backup));
+    let brings = here.clone();
+    let restore = move |_, body: Bytes| {
+        let context = brings.get().cloned();
+        async move { restores::answer(context.ok_or_else(early)?, body).await }.boxed()
+    };
+    handlers.insert("restore", Arc::new(restore));
     let lends = here.clone();
     let vault = move |_, body: Bytes| {
         let context = lends.get().cloned();

@@ -36,6 +36,7 @@ impl Context {
                 let (standings, warnings) = backups::standings(&state);
                 home.backups = standings;
                 home.warnings.extend(warnings);
+                self.with_progress(&state, &mut home.restores).await;
                 value(&home)
             }
             Request::Explain { service } => self.explain(service).await,

@@ -125,13 +125,14 @@ mod tests {
             words: ["a", "b", "c", "d"].map(String::from),
             confirmed_ms,
             claims: None,
+            kit_claims: vec![],
         };
         let mut state = State::default();
         state.friends.insert(alice.clone(), friend(Some(1)));
         state.friends.insert(bob.clone(), friend(None));
         let settings = VaultSpec { addresses: vec![], lend_bytes: 9, friends: BTreeMap::new() };
         let service = ServiceName::new("vault").unwrap();
-        let mut status = Status { version: Status::VERSION, friends: BTreeMap::new() };
+        let mut status = Status { version: Status::VERSION, friends: BTreeMap::new(), left: None };
         let shut = all_open(&state, &service, &settings, &status).unwrap_err();
         assert_eq!(shut, "the space of alice stays shut: `thermidor logs vault` says why");
         status.friends.insert(alice.clone(), FriendStatus::default());

@@ -3,10 +3,12 @@
 
 mod offers;
 mod orders;
+mod progress;
 mod stages;
 mod to_folder;
 
 pub use orders::checked;
+pub use progress::{Bringing, answer};
 pub use to_folder::to_folder;
 
 use super::{Context, within};

@@ -1,5 +1,6 @@
 //! What each stage does on the volumes of a service, where they are attached.
 
+use super::progress::counted;
 use crate::daemon::Context;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
@@ -139,14 +140,19 @@ impl Context {
                     place.volume
                 )
             })?;
-            brought.push(place);
+            brought.push((place, measured.bytes));
         }
         anyhow::ensure!(!brought.is_empty(), "{} holds nothing of what is asked for", offer.snapshot.id);
-        for place in &brought {
+        let counting = self.bringing.begin(service, brought.iter().map(|(_, bytes)| bytes).sum());
+        let mut there = 0;
+        for (place, bytes) in &brought {
             let staging = place.root.join(restore::STAGING);
-            if let Err(e) = offer.bring(&source(place), &staging).await {
+            let (path, tell) = (source(place), |more: u64| counting.there(there + more.min(*bytes)));
+            if let Err(e) = counted(offer.bring(&path, &staging), staging.clone(), tell).await {
                 return Err(not_brought(place, e).await);
             }
+            there += bytes;
+            counting.there(there);
         }
         Ok(())
     }

@@ -1,18 +1,16 @@
 //! `restore --to`: a service's files as they were, in a folder of this radiator. No service is touched.
 
+use super::progress::counted;
 use crate::api::{Refused, Reply};
 use crate::daemon::Context;
 use crate::daemon::serve::{Line, say};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use thermidor_backup::restore;
 use thermidor_model::ServiceName;
 use thermidor_model::restore::RestoreWish;
 use tokio::sync::watch;
 
-/// How often is told how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(2);
 /// Where files lie in the folder until they are whole.
 const PART: &str = ".thermidor-part";
 
@@ -86,19 +84,11 @@ impl Context {
             offer.snapshot.time,
             offer.vault
         ));
-        let bringing = offer.bring(&path, &part);
-        tokio::pin!(bringing);
-        loop {
-            tokio::select! {
-                brought = &mut bringing => break brought?,
-                () = tokio::time::sleep(TELL_EVERY) => {
-                    let part = part.clone();
-                    let there = tokio::task::spawn_blocking(move || bytes_below(&part)).await?;
-                    let percent = (there.saturating_mul(100) / measured.bytes.max(1)).min(99);
-                    telling.send_replace(format!("{percent} % of {}", crate::cli::bytes(measured.bytes)));
-                }
-            }
-        }
+        let tell = |there: u64| {
+            let percent = (there.saturating_mul(100) / measured.bytes.max(1)).min(99);
+            telling.send_replace(format!("{percent} % of {}", crate::cli::bytes(measured.bytes)));
+        };
+        counted(offer.bring(&path, &part), part.clone(), tell).await?;
         let (from, to) = (part.join("volumes"), dir.to_owned());
         tokio::task::spawn_blocking(move || {
             for entry in std::fs::read_dir(&from)? {
@@ -111,15 +101,4 @@ impl Context {
         .with_context(|| dir.display().to_string())?;
         Ok(format!("{service} as of {} is in {}", offer.snapshot.time, dir.display()))
     }
-}
-
-/// What lies below a folder, bytes, as far as it can be read while it is written.
-fn bytes_below(dir: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let of = |path: PathBuf| match path.symlink_metadata() {
-        Ok(about) if about.is_dir() => bytes_below(&path),
-        Ok(about) => about.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(|entry| of(entry.path())).sum()
 }
