@@ -67,7 +67,7 @@ pub fn main(paths: &Paths, args: &RecoverArgs) -> Result<(), Refused> {
     let as_of = args.as_of.as_deref().map(super::restore::moment_s).transpose()?;
     let paper = match &args.kit {
         Some(kit) => Paper::read(&read_paper(kit)?).map_err(refused)?,
-        None => shares::paper(&args.share, |prompt| typed(prompt))?,
+        None => shares::paper(&args.share, typed)?,
     };
     let friends = friends(args, &paper)?;
     paths.create().map_err(|e| refused(format!("{}: {e}", paths.data.display())))?;
