@@ -128,6 +128,7 @@ fn whoever_came_by_the_code_is_shown_with_the_four_words() {
         confirmed: false,
         generation: 1,
         claims: None,
+        kit_claims: vec![],
         reachable: None,
         reach: String::new(),
         lent_bytes: None,

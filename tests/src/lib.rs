@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod bench;
 pub mod garbage;
 pub mod mail_load;

@@ -4,65 +4,16 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::time::Duration;
 use thermidor_supervisor::demo::home::Home;
 use thermidor_supervisor::demo::lab::command::until;
-use thermidor_supervisor::demo::lab::{Lab, Options};
-use thermidor_tests::program;
-
-/// Maison's radiator, that of the friend alpes, and a bare machine.
-const MACHINES: [&str; 3] = ["salon", "chalet", "neuf"];
-const PATIENCE: Duration = Duration::from_secs(120);
-const NOTES: &str = "thermidor.maison.notes";
-
-/// Runs a shell in the notes' container.
-fn in_notes(home: &Home, machine: &str, script: &str) -> Result<String> {
-    Ok(home.lab.radiator(machine)?.run("docker", &["exec", NOTES, "sh", "-c", script])?.trim().to_owned())
-}
-
-/// What a command says in JSON.
-fn asked(home: &Home, machine: &str, args: &[&str]) -> Result<Value> {
-    let said = home.lab.radiator(machine)?.thermidor(args, 60)?;
-    Ok(serde_json::from_slice(&said.stdout)?)
-}
-
-/// Waits for a backup of a subject that nothing was changed after.
-fn backed_up(home: &Home, machine: &str, subject: &str) -> Result<()> {
-    until(PATIENCE, &format!("a proved backup of {subject}"), || {
-        std::thread::sleep(Duration::from_millis(500));
-        let Ok(all) = asked(home, machine, &["backup", "ls", "-o", "json"]) else { return Ok(None) };
-        let lines = all["items"].as_array().cloned().unwrap_or_default();
-        Ok(lines.iter().any(|l| l["subject"] == subject && l["state"] == "proved").then_some(()))
-    })
-    .map_err(Into::into)
-}
+use thermidor_tests::alone::{asked, backed_up, confirm, form, in_notes, may_back_up};
 
 #[test]
 fn a_home_burns_down_and_comes_back_from_the_words_on_paper() {
-    let name = format!("recover-{}", std::process::id());
-    let options =
-        Options::beside(&program("thermidor").unwrap()).with_images(&[], &|text| eprintln!("{text}"));
-    let lab = Lab::new(&name, &MACHINES, options.unwrap()).unwrap();
-    lab.engines_ready().unwrap();
-    let mut home = Home::new(lab, "salon");
+    let mut home = form("recover", "every: 1h, retry: 5s", "lend: 64m").unwrap();
     let chalet = home.lab.radiator("chalet").unwrap().address();
-    let fill = "test -e /data/it || head -c 2000000 /dev/urandom > /data/it; sync; exec sleep infinity";
-    let maison = format!(
-        "home: maison\nradiators: {{ salon: {{ heats: room, power: 250 }} }}\nservices:\n  notes:\n    \
-         image: debian:bookworm-slim\n    command: [ sh, -c, \"{fill}\" ]\n    volumes: [ \"notes:/data\" ]\n    \
-         stop_grace_period: 1s\n    backup: {{ every: 1h, to: [alpes] }}\nvolumes: {{ notes: {{ size: 64m }} }}\n"
-    );
-    let alpes = format!(
-        "home: alpes\nradiators: {{ chalet: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    recipe: vault\n    \
-         settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
-         volumes: {{ vault: {{ size: 128m }} }}\n"
-    );
-    home.found("maison", "salon", &maison, "notes").unwrap();
-    home.found("alpes", "chalet", &alpes, "vault").unwrap();
-    home.befriend("chalet", "salon", "maison").unwrap();
-    home.reaches_its_friend(PATIENCE.as_secs(), "salon").unwrap();
-    let (words, sum) = burn(&mut home).unwrap();
+    let (words, sum) = burn(&home).unwrap();
     recover(&mut home, &words, &sum, &chalet.to_string()).unwrap();
     returned(&home, &sum).unwrap();
     live(&home, &sum).unwrap();
@@ -70,8 +21,7 @@ fn a_home_burns_down_and_comes_back_from_the_words_on_paper() {
 
 /// Everything is at the friend's, the words are on paper, and the power is gone for good. Answers the words and
 /// what the data were.
-fn burn(home: &mut Home) -> Result<(String, String)> {
-    home.sit_at("salon");
+fn burn(home: &Home) -> Result<(String, String)> {
     let words = home.type_on("salon", &["kit", "print", "-o", "words"])?;
     let sum = in_notes(home, "salon", "sha256sum /data/it")?;
     // Both at once.
@@ -120,23 +70,8 @@ fn recover(home: &mut Home, words: &str, sum: &str, friend: &str) -> Result<()> 
     // The friend gives and takes nothing new before its person has asked.
     let said = home.refused_on("neuf", &["backup", "run", "notes"])?;
     ensure!(said.contains("before its person has confirmed this home's generation 2"), "{said}");
-    until(PATIENCE, "alpes to have heard of the new generation", || {
-        std::thread::sleep(Duration::from_millis(500));
-        let all = asked(home, "chalet", &["friend", "ls", "-o", "json"]).unwrap_or_default();
-        Ok((all["items"][0]["claims"] == 2).then_some(()))
-    })?;
-    home.type_on("chalet", &["friend", "confirm", "maison", "--yes"])?;
-    until(PATIENCE, "a backup in the new generation", || {
-        std::thread::sleep(Duration::from_secs(1));
-        Ok(home
-            .lab
-            .radiator("neuf")?
-            .thermidor(&["backup", "run", "notes"], 60)?
-            .status
-            .success()
-            .then_some(()))
-    })?;
-    Ok(())
+    confirm(home, 2)?;
+    may_back_up(home)
 }
 
 /// The radiator that was thought lost gets power again, its disk as it was: it hears from the friend that its home lives

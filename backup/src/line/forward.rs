@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Bytes carried at once in each direction: some records of TLS.
@@ -31,6 +32,7 @@ struct Told {
 pub struct Forwarder {
     at: SocketAddr,
     told: Arc<Mutex<Told>>,
+    refused: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
 }
 
@@ -46,6 +48,7 @@ struct Way {
     pin: Pin,
     patience: Duration,
     told: Arc<Mutex<Told>>,
+    refused: watch::Sender<Option<String>>,
 }
 
 impl Forwarder {
@@ -55,12 +58,13 @@ impl Forwarder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let at = listener.local_addr()?;
         let told = Arc::new(Mutex::default());
-        let way = Arc::new(Way { addresses, own, pin, patience, told: told.clone() });
+        let (refused, refusal) = watch::channel(None);
+        let way = Arc::new(Way { addresses, own, pin, patience, told: told.clone(), refused });
         let task = tokio::spawn(take_all(listener, CONNECTIONS_MAX, move |client, _| {
             let way = way.clone();
             async move { way.carry(client).await }
         }));
-        Ok(Self { at, told, task })
+        Ok(Self { at, told, refused: refusal, task })
     }
 
     /// Where the door is.
@@ -71,6 +75,18 @@ impl Forwarder {
     /// What was in the way of the last connection, if it was not let in or broke: what restic calls unreachable.
     pub fn trouble(&self) -> Option<String> {
         self.told().trouble.clone()
+    }
+
+    /// Waits until the vault refuses a connection in words: what it says. Whoever was let in before and tries again would go
+    /// on trying.
+    pub async fn refused(&self) -> String {
+        let mut refused = self.refused.clone();
+        let said = refused.wait_for(Option::is_some).await.map(|said| said.clone().unwrap_or_default());
+        match said {
+            Ok(said) => said,
+            // The door is shut: nobody is refused any more.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// What the vault said to the last connection that it let in.
@@ -88,7 +104,14 @@ impl Way {
         let ToVault { mut stream, welcome, address, .. } =
             match dial_vault(&self.in_turn(), &self.own, self.pin, self.patience).await {
                 Ok(to) => to,
-                Err(error) => return self.note(|told| told.trouble = Some(error.to_string())),
+                Err(error) => {
+                    let said = error.to_string();
+                    self.note(|told| told.trouble = Some(said.clone()));
+                    if error.refusal().is_some() {
+                        self.refused.send_replace(Some(said));
+                    }
+                    return;
+                }
             };
         self.note(|told| *told = Told { trouble: None, welcome: Some(welcome), led_there: Some(address) });
         let carried = copy_bidirectional_with_sizes(&mut client, &mut stream, CARRIED, CARRIED).await;

@@ -40,6 +40,13 @@ impl Door {
     }
 }
 
+impl Door {
+    /// Waits until the vault refuses this home in words, having let it in before: what it says.
+    pub async fn refused(&self) -> String {
+        format!("{} {}", self.vault, self.forwarder.refused().await)
+    }
+}
+
 /// Dials once, so that who answers is known and a refusal is told in its own words, then opens the door.
 async fn open(addresses: &[String], kit: &Kit, generation: u64, pin: Pin) -> anyhow::Result<Door> {
     let own = Own::new(&kit.transport()?, generation)?;

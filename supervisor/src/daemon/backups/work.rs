@@ -4,6 +4,7 @@
 use super::stage::Stage;
 use super::{Running, drill};
 use crate::clock::unix_ms;
+use crate::daemon::way::Door;
 use crate::daemon::{Context, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -163,6 +164,36 @@ impl With<'_> {
         self.work.note(self.context, friend, &was, record).await;
     }
 
+    async fn carried_out(
+        &self,
+        round: &Round<'_>,
+        door: &Door,
+        was: &Record,
+        progress: &watch::Sender<Progress>,
+    ) -> Record {
+        let (context, state, work) = (self.context, self.state, self.work);
+        match self.stage {
+            Some(stage) => {
+                let me = context.node.id();
+                let mut record = round.back_up(&stage.dir, stage.taken, was, me, unix_ms, progress).await;
+                let is_untidy = record.tidied.is_none_or(|at| unix_ms().saturating_sub(at) >= TIDY_EVERY);
+                if record.failure.is_none() && is_untidy {
+                    record = round.tidy(&Keep::default(), &record, unix_ms).await;
+                }
+                if record.failure.is_none() {
+                    record = round.let_go_of_old_keys(&record, unix_ms).await;
+                }
+                if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
+                    record.content = Some(super::content(state));
+                }
+                record
+            }
+            None if work.task == Task::Drill => drill::run(context, state, round, door, was).await,
+            None if work.task == Task::Ask => round.ask(was, unix_ms).await,
+            None => round.prove(was, unix_ms).await,
+        }
+    }
+
     async fn at(&self, friend: &HomeName, was: &Record, progress: &watch::Sender<Progress>) -> Record {
         let (context, state, work) = (self.context, self.state, self.work);
         let Some(home) = state.home.clone() else { return was.clone() };
@@ -194,28 +225,17 @@ impl With<'_> {
             subject: work.subject.clone(),
             challenges: super::challenges(&context.paths.data, &work.subject, friend),
         };
-        let mut record = match self.stage {
-            Some(stage) => {
-                let me = context.node.id();
-                let mut record = round.back_up(&stage.dir, stage.taken, was, me, unix_ms, progress).await;
-                let is_untidy = record.tidied.is_none_or(|at| unix_ms().saturating_sub(at) >= TIDY_EVERY);
-                if record.failure.is_none() && is_untidy {
-                    record = round.tidy(&Keep::default(), &record, unix_ms).await;
-                }
-                if record.failure.is_none() {
-                    record = round.let_go_of_old_keys(&record, unix_ms).await;
-                }
-                if work.subject == Subject::HomeItself && record.made == Some(stage.taken) {
-                    record.content = Some(super::content(state));
-                }
-                record
+        let mut record = tokio::select! {
+            record = self.carried_out(&round, &door, was, progress) => record,
+            // restic would try again for minutes what can't get better by that.
+            why = door.refused() => {
+                context.refused.notify_one();
+                return failed(was, Passes::ByAPerson, why);
             }
-            None if work.task == Task::Drill => {
-                return drill::run(context, state, &round, &door, was).await;
-            }
-            None if work.task == Task::Ask => round.ask(was, unix_ms).await,
-            None => round.prove(was, unix_ms).await,
         };
+        if work.task == Task::Drill {
+            return record;
+        }
         // What restic calls unreachable, in the words of whoever was dialed.
         if let (Some(failure), Some(trouble)) = (&mut record.failure, door.trouble())
             && failure.passes == Passes::ByItself

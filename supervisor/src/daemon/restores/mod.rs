@@ -11,6 +11,7 @@ pub use orders::checked;
 pub use progress::{Bringing, answer};
 pub use to_folder::to_folder;
 
+use super::backups::retry_ms;
 use super::{Context, within};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 /// How often is looked whether a stage can be gone on with: volumes are attached and containers stopped meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a stage that failed rests before it is tried again.
+/// How long a stage that failed rests at most before it is tried again; no longer than `retry` of the backups.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long the home may take to agree on how far it is.
 const AGREE_MAX: Duration = Duration::from_secs(10);
@@ -99,7 +100,7 @@ impl Context {
             self.tell_restore(service, order).await;
         }
         if is_trouble {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(AGAIN.min(Duration::from_millis(retry_ms(home)))).await;
         }
     }
 
