@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use thermidor_backup::generations::{self, Between, Later, NotHeard};
-use thermidor_backup::line::{DialError, Pin, ToVault, dial_pairing, dial_vault};
+use thermidor_backup::line::{DialError, Forwarder, Pin, ToVault, dial_pairing, dial_vault};
 use thermidor_backup::pairing::{self, Code, Introduction, Invitation, PairingError};
 use thermidor_backup::vault::{BlobName, HomeKey, Signer};
 use thermidor_backup::vault_process::{FriendConfig, PAIRING_SOCKET, Places, Status, VaultConfig, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -291,4 +291,31 @@ async fn a_guest_is_led_on_to_the_daemon_and_hung_up_on_without_one() {
     let host = host.await.unwrap();
     assert_eq!((guest.friend.home, host.friend.home), (home("alice"), home("dave")));
     assert_eq!(guest.words, host.words);
+}
+
+#[tokio::test]
+async fn a_door_tells_when_whoever_was_let_in_is_refused_in_words() {
+    let vault = Vault::runs().await;
+    vault.until(2, 3, Result::is_ok).await.unwrap();
+    let pin = Pin::Key(key(1).public());
+    let door = Forwarder::open(vec![vault.at.to_string()], own(2, 3), pin, PATIENCE).await.unwrap();
+    let let_in = TcpStream::connect(door.at()).await.unwrap();
+    let soon = Duration::from_millis(300);
+    assert!(tokio::time::timeout(soon, door.refused()).await.is_err(), "nobody was refused");
+    tell(vault.dir.path(), &[("bob", friend(2, 4))]);
+    let refused = vault.until(2, 3, Result::is_err).await.unwrap_err();
+    assert!(refused.refusal().is_some(), "{refused}");
+    drop(let_in);
+    let _again = TcpStream::connect(door.at()).await.unwrap();
+    let said = tokio::time::timeout(PATIENCE, door.refused()).await.unwrap();
+    assert!(said.contains("recovered or rescued: generation 4"), "{said}");
+}
+
+#[tokio::test]
+async fn its_own_home_is_known_and_let_in_to_nothing() {
+    let vault = Vault::runs().await;
+    vault.until(2, 3, Result::is_ok).await.unwrap();
+    let error = vault.dial(1, 7).await.unwrap_err();
+    let words = error.refusal().unwrap().to_string();
+    assert_eq!(words, "this is the vault of alice itself: it is open to its friends");
 }
