@@ -9,12 +9,12 @@ use tempfile::TempDir;
 use thermidor_backup::generations::{self, Between, Later, NotHeard};
 use thermidor_backup::kit::Kit;
 use thermidor_backup::kit_change::{Announcement, NewKeys};
-use thermidor_backup::line::{DialError, Own, Pin, ToVault, dial_pairing, dial_vault};
+use thermidor_backup::line::{DialError, Forwarder, Own, Pin, ToVault, dial_pairing, dial_vault};
 use thermidor_backup::pairing::{self, Code, Introduction, Invitation, PairingError};
 use thermidor_backup::vault::{BlobName, HomeKey, Signer, Visit, VisitError};
 use thermidor_backup::vault_process::{FriendConfig, PAIRING_SOCKET, Places, Status, VaultConfig, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -492,4 +492,31 @@ async fn while_a_kit_is_replaced_each_friend_is_shown_the_key_that_it_expects() 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(expects(None).await.unwrap(), key(9).public());
+}
+
+#[tokio::test]
+async fn a_door_tells_when_whoever_was_let_in_is_refused_in_words() {
+    let vault = Vault::runs().await;
+    vault.until(2, 3, Result::is_ok).await.unwrap();
+    let pin = Pin::Key(key(1).public());
+    let door = Forwarder::open(vec![vault.at.to_string()], own(2, 3), pin, PATIENCE).await.unwrap();
+    let let_in = TcpStream::connect(door.at()).await.unwrap();
+    let soon = Duration::from_millis(300);
+    assert!(tokio::time::timeout(soon, door.refused()).await.is_err(), "nobody was refused");
+    tell(vault.dir.path(), &[("bob", friend(2, 4))]);
+    let refused = vault.until(2, 3, Result::is_err).await.unwrap_err();
+    assert!(refused.refusal().is_some(), "{refused}");
+    drop(let_in);
+    let _again = TcpStream::connect(door.at()).await.unwrap();
+    let said = tokio::time::timeout(PATIENCE, door.refused()).await.unwrap();
+    assert!(said.contains("recovered or rescued: generation 4"), "{said}");
+}
+
+#[tokio::test]
+async fn its_own_home_is_known_and_let_in_to_nothing() {
+    let vault = Vault::runs().await;
+    vault.until(2, 3, Result::is_ok).await.unwrap();
+    let error = vault.dial(1, 7).await.unwrap_err();
+    let words = error.refusal().unwrap().to_string();
+    assert_eq!(words, "this is the vault of alice itself: it is open to its friends");
 }
