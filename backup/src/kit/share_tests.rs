@@ -128,7 +128,7 @@ fn shares_that_do_not_go_together_are_told() {
 
 #[test]
 fn a_mistyped_word_of_a_share_is_found() {
-    let share = &some_kit().split(terms(2, 2)).unwrap()[0];
+    let share = &some_kit().split_with(SplitId(0x2a_5a5a), terms(2, 3), counted()).unwrap()[0];
     let words = share.words();
     assert_eq!(Share::read(&words.join("\n")), Ok(share.clone()));
     for at in 0..SHARE_WORDS {
