@@ -54,7 +54,6 @@ impl State {
             record.snapshot = None;
             record.content = None;
             record.asked = None;
-            record.old_keys.clear();
         }
         if let Some(kit) = &mut state.kit {
             kit.rehearsed_ms = Some(at);
