@@ -175,5 +175,28 @@ fn part(home: &Home) -> Result<()> {
     wait(home, salon, "alpes to refuse", |all| all.iter().any(|f| f.reachable == Some(false)))?;
     let refused = home.refused_on(salon, &["backup", "run", "notes", "--to", "alpes"])?;
     ensure!(refused.contains("does not know this home"), "{refused}");
+    what_it_kept_goes_when_a_person_says_so(home)
+}
+
+fn what_it_kept_goes_when_a_person_says_so(home: &Home) -> Result<()> {
+    let [_, chalet] = RADIATORS;
+    let left = || -> Result<Vec<serde_json::Value>> {
+        let said = home.lab.radiator(chalet)?.thermidor(&["friend", "ls", "-o", "json"], 60)?;
+        let list: serde_json::Value = serde_json::from_slice(&said.stdout)?;
+        Ok(list["left"].as_array().cloned().unwrap_or_default())
+    };
+    let kept = left()?;
+    let is_there = |line: &serde_json::Value| line["used_bytes"].as_u64().is_some_and(|used| used > DATA);
+    ensure!(kept.len() == 1 && kept[0]["home"] == "maison" && is_there(&kept[0]), "{kept:?}");
+    let asks = home.refused_on(chalet, &["friend", "rm", "maison", "--delete-data"])?;
+    ensure!(asks.contains("deleted for good") && asks.contains("nothing was changed"), "{asks}");
+    ensure!(left()?.len() == 1, "it was only asked");
+    home.type_on(chalet, &["friend", "rm", "maison", "--delete-data", "--yes"])?;
+    until(Duration::from_secs(60), "what maison kept to be deleted", || {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(left().is_ok_and(|left| left.is_empty()).then_some(()))
+    })?;
+    let again = home.refused_on(chalet, &["friend", "rm", "maison", "--delete-data", "--yes"])?;
+    ensure!(again.contains("maison is no friend"), "{again}");
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! A recovery kit is replaced in a living home: the friend is told and changes nothing before its person has compared the words;
-//! then the new paper brings the home back on a bare machine, and the old one opens nothing.
+//! then shares of the new one bring the home back on a bare machine, and the old paper opens nothing.
 
 #![forbid(unsafe_code)]
 
@@ -69,7 +69,23 @@ fn a_kit_is_replaced_and_the_friend_believes_it_when_its_person_has_compared_the
     replaced(&home).unwrap();
     let new = home.type_on("salon", &["kit", "print", "-o", "words"]).unwrap();
     assert_ne!(old, new);
-    recovered(&mut home, &old, &new, &chalet).unwrap();
+    let shares = split(&home).unwrap();
+    recovered(&mut home, &old, &shares, &chalet).unwrap();
+}
+
+/// The new kit in three shares, of which two are needed: where they lie.
+fn split(home: &Home) -> Result<Vec<String>> {
+    let dir = home.lab.radiator("neuf")?.dir().join("shares");
+    let to = dir.to_string_lossy().into_owned();
+    home.type_on(
+        "salon",
+        &["kit", "split", "--among", "alpes,plaine,riviere", "--needed", "2", "--to", &to],
+    )?;
+    let kit = asked(home, "salon", &["kit", "show", "-o", "json"])?;
+    ensure!(kit["split"]["needed"] == 2 && kit["split"]["of"] == 3, "{kit}");
+    Ok(["1-of-3-alpes", "2-of-3-plaine", "3-of-3-riviere"]
+        .map(|share| format!("{to}/share-{share}.txt"))
+        .into())
 }
 
 fn replaced(home: &Home) -> Result<()> {
@@ -108,19 +124,26 @@ fn replaced(home: &Home) -> Result<()> {
     Ok(())
 }
 
-/// The power is gone for good: only the paper printed last is of use.
-fn recovered(home: &mut Home, old: &str, new: &str, friend: &str) -> Result<()> {
+/// The power is gone for good: only shares of the kit that was confirmed last are of use, and enough of them.
+fn recovered(home: &mut Home, old: &str, shares: &[String], friend: &str) -> Result<()> {
     home.lab.radiator("salon")?.power_off()?;
     let listen = home.listener("neuf")?;
     let paper = home.lab.radiator("neuf")?.dir().join("paper");
     let path = paper.to_string_lossy().into_owned();
-    let args = ["recover", "--kit", &path, "--friend", friend, "--radiator", "salon", "--listen", &listen];
-    let args: Vec<&str> = args.into_iter().chain(["--others-are-unplugged"]).collect();
+    let args = ["--friend", friend, "--radiator", "salon", "--listen", &listen, "--others-are-unplugged"];
+    let with = |given: &[&'static str], papers: &[&str]| -> Vec<String> {
+        let papers = given.iter().zip(papers).flat_map(|(flag, paper)| [*flag, *paper]);
+        ["recover"].into_iter().chain(papers).chain(args).map(str::to_owned).collect()
+    };
+    fn strs(all: &[String]) -> Vec<&str> {
+        all.iter().map(String::as_str).collect()
+    }
     std::fs::write(&paper, old)?;
-    let said = home.refused_on("neuf", &args)?;
+    let said = home.refused_on("neuf", &strs(&with(&["--kit"], &[&path])))?;
     ensure!(said.contains("does not know this home") && said.contains("try the other paper"), "{said}");
-    std::fs::write(&paper, new)?;
-    let said = home.type_on("neuf", &args)?;
+    let said = home.refused_on("neuf", &strs(&with(&["--share"], &[&shares[2]])))?;
+    ensure!(said.contains("one more share") && said.contains("any of 1, 2"), "{said}");
+    let said = home.type_on("neuf", &strs(&with(&["--share"; 2], &[&shares[2], &shares[0]])))?;
     ensure!(said.contains("maison is recovered from alpes") && said.contains("in generation 2"), "{said}");
     home.start_units("neuf", true)?;
     home.sit_at("neuf");
