@@ -406,7 +406,7 @@ pub enum Command {
         /// Its entropy, sealed as [`crate::friends::KIT_SECRET`].
         sealed: Sealed,
         /// The entropy of the one before, sealed as [`crate::friends::KIT_BEFORE_SECRET`].
-        before: Sealed,
+        before: Box<Sealed>,
         /// Every friend, with the words that its person must be shown.
         waiting: BTreeMap<HomeName, [String; 4]>,
     },

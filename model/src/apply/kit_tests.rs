@@ -61,7 +61,7 @@ fn set(n: u8) -> Command {
 fn replace(was: u8, n: u8, friends: &[&str]) -> Command {
     let waiting = friends.iter().map(|name| (home(name), words(name))).collect();
     let was = PublicKey([was; 32]);
-    Command::ReplaceKit { was, record: record(n), sealed: sealed(n), before: sealed(99), waiting }
+    Command::ReplaceKit { was, record: record(n), sealed: sealed(n), before: Box::new(sealed(99)), waiting }
 }
 
 fn took(friend: &str, n: u8) -> Command {

@@ -145,7 +145,7 @@ impl Context {
             was,
             record: KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, split: None, key },
             sealed: seal(KIT_SECRET, &new)?,
-            before: seal(KIT_BEFORE_SECRET, &before)?,
+            before: Box::new(seal(KIT_BEFORE_SECRET, &before)?),
             waiting: waiting.await?,
         })
     }
