@@ -70,6 +70,11 @@ impl Friend {
     pub fn is_confirmed(&self) -> bool {
         self.confirmed_ms.is_some()
     }
+
+    /// Whether it keeps backups for this home: its words were compared, and there is somewhere to come to.
+    pub fn lends(&self) -> bool {
+        self.is_confirmed() && !self.identity.addresses.is_empty()
+    }
 }
 
 /// A code that was given out.

@@ -123,21 +123,9 @@ fn whoever_came_by_the_code_is_shown_with_the_four_words() {
     until_asked(&home, 4);
     home.lock().unwrap().friends.push(FriendLine {
         home: "alpes".into(),
-        addresses: vec![],
         words: ["cabin", "lemon", "orbit", "tiger"].map(String::from),
-        confirmed: false,
         generation: 1,
-        claims: None,
-        kit_claims: vec![],
-        reachable: None,
-        reach: String::new(),
-        lent_bytes: None,
-        used_bytes: None,
-        waiting_bytes: None,
-        last_seen_ms: None,
-        newest_here_ms: None,
-        newest_there_ms: None,
-        proven_there_ms: None,
+        ..FriendLine::default()
     });
     let (status, out, errors) = words(child);
     assert!(status.success(), "{errors}");

@@ -14,9 +14,16 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The service's container.
 const NOTES: &str = "thermidor.maison.notes";
 
-/// Founds both homes, makes them friends, and has the notes hold `/data/it`, 2 MB that nothing compresses. `backup` is when
-/// it is backed up, `terms` what alpes says of what it lends.
+/// Founds both homes and makes them friends.
 pub fn form(test: &str, backup: &str, terms: &str) -> Result<Home> {
+    let mut home = found(test, backup, terms)?;
+    befriend(&mut home)?;
+    Ok(home)
+}
+
+/// Founds both homes, and has the notes hold `/data/it`, 2 MB that nothing compresses. `backup` is when it is backed up, `terms`
+/// what alpes says of what it lends.
+pub fn found(test: &str, backup: &str, terms: &str) -> Result<Home> {
     let name = format!("{test}-{}", std::process::id());
     let options =
         Options::beside(&crate::program("thermidor")?).with_images(&[], &|text| eprintln!("{text}"))?;
@@ -37,10 +44,15 @@ pub fn form(test: &str, backup: &str, terms: &str) -> Result<Home> {
     );
     home.found("maison", "salon", &maison, "notes")?;
     home.found("alpes", "chalet", &alpes, "vault")?;
+    Ok(home)
+}
+
+/// Makes friends of the two, each reached by the other.
+pub fn befriend(home: &mut Home) -> Result<()> {
     home.befriend("chalet", "salon", "maison")?;
     home.reaches_its_friend(PATIENCE.as_secs(), "salon")?;
     home.sit_at("salon");
-    Ok(home)
+    Ok(())
 }
 
 /// Runs a shell in the notes' container.

@@ -8,18 +8,9 @@ use serde_json::Value;
 use std::time::Duration;
 use thermidor_supervisor::demo::home::Home;
 use thermidor_supervisor::demo::lab::command::until;
-use thermidor_supervisor::demo::lab::{Lab, Options};
-use thermidor_tests::program;
+use thermidor_tests::alone::{asked, befriend, found};
 
-/// Maison's radiator, that of the friend alpes, and a bare machine.
-const MACHINES: [&str; 3] = ["salon", "chalet", "neuf"];
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// What a command says in JSON; nothing while it can't be asked.
-fn asked(home: &Home, machine: &str, args: &[&str]) -> Result<Value> {
-    let said = home.lab.radiator(machine)?.thermidor(args, 60)?;
-    Ok(serde_json::from_slice(&said.stdout).unwrap_or_default())
-}
 
 /// Waits until something that is asked in JSON is as wanted.
 fn becomes(
@@ -39,31 +30,11 @@ fn becomes(
 
 #[test]
 fn a_kit_is_replaced_and_the_friend_believes_it_when_its_person_has_compared_the_words() {
-    let name = format!("kit-replace-{}", std::process::id());
-    let options =
-        Options::beside(&program("thermidor").unwrap()).with_images(&[], &|text| eprintln!("{text}"));
-    let lab = Lab::new(&name, &MACHINES, options.unwrap()).unwrap();
-    lab.engines_ready().unwrap();
-    let mut home = Home::new(lab, "salon");
+    let mut home = found("kit-replace", "every: 1h", "lend: 64m").unwrap();
     let chalet = home.lab.radiator("chalet").unwrap().address().to_string();
-    let fill = "test -e /data/it || head -c 2000000 /dev/urandom > /data/it; sync; exec sleep infinity";
-    let maison = format!(
-        "home: maison\nradiators: {{ salon: {{ heats: room, power: 250 }} }}\nservices:\n  notes:\n    \
-         image: debian:bookworm-slim\n    command: [ sh, -c, \"{fill}\" ]\n    volumes: [ \"notes:/data\" ]\n    \
-         stop_grace_period: 1s\n    backup: {{ every: 1h, to: [alpes] }}\nvolumes: {{ notes: {{ size: 64m }} }}\n"
-    );
-    let alpes = format!(
-        "home: alpes\nradiators: {{ chalet: {{ heats: room, power: 250 }} }}\nservices:\n  vault:\n    recipe: vault\n    \
-         settings: {{ addresses: [\"{chalet}\"], lend: 64m }}\n    volumes: [ \"vault:/srv/vault\" ]\n\
-         volumes: {{ vault: {{ size: 128m }} }}\n"
-    );
-    home.found("maison", "salon", &maison, "notes").unwrap();
-    home.found("alpes", "chalet", &alpes, "vault").unwrap();
     let said = home.refused_on("salon", &["kit", "replace", "--yes"]).unwrap();
     assert!(said.contains("`thermidor kit print` makes one"), "{said}");
-    home.befriend("chalet", "salon", "maison").unwrap();
-    home.reaches_its_friend(PATIENCE.as_secs(), "salon").unwrap();
-    home.sit_at("salon");
+    befriend(&mut home).unwrap();
     let old = home.type_on("salon", &["kit", "print", "-o", "words"]).unwrap();
     home.type_on("salon", &["backup", "run"]).unwrap();
     replaced(&home).unwrap();

@@ -1,11 +1,10 @@
 //! A repository changes hands from one kit of the home to the next: the new one's password is added while the old one opens it,
 //! the head is signed anew, and once the friend believes in the new kit every other key is let go of.
 
-use super::head::next;
 use super::{Round, RoundError, close};
 use crate::kit::Kit;
 use crate::restic::{Repository, ResticError};
-use crate::vault::{BlobName, Head, Kind, Says, VisitError};
+use crate::vault::{BlobName, Head, Kind, VisitError};
 use thermidor_model::backup::Record;
 use thermidor_model::name::UnixMs;
 
@@ -100,21 +99,12 @@ impl Round<'_> {
     }
 
     async fn announce_keys(&self, record: &mut Record, now: &impl Fn() -> UnixMs) -> Result<(), RoundError> {
-        let folder = self.folder()?;
         let mut visit = self.visit().await?;
-        let listed = visit.list(&folder, now()).await?;
+        let listed = visit.list(&self.folder()?, now()).await?;
         let gone = keys_of(&listed).filter(|name| record.old_keys.contains(&name.to_string()));
         let gone: Vec<_> = gone.map(|name| (Kind::Keys, *name)).collect();
         if !gone.is_empty() {
-            // As in `tidy`: the head goes first.
-            let known = self.known(&mut visit, &folder, record).await?.unwrap_or_default();
-            let last = record.head.as_ref().map(|mark| mark.number);
-            let mark = self.sign_head(&folder, last, &known.without(&gone), &gone, now).await?;
-            self.keep_stock(|stock| stock.signed(mark.number));
-            let number = next(Some(mark.number), now());
-            record.head = Some(mark);
-            let list = self.signed(&folder, number, Says::Delete(gone))?;
-            self.visit().await?.announce(&list).await?;
+            self.let_go(&mut visit, gone, record, now).await?;
         }
         record.old_keys.clear();
         Ok(())

@@ -3,7 +3,7 @@
 use super::head::next;
 use super::{Round, RoundError, close};
 use crate::restic::{Keep, ResticError};
-use crate::vault::Says;
+use crate::vault::{BlobName, Kind, Says, Visit};
 use jiff::Timestamp;
 use thermidor_model::backup::Record;
 use thermidor_model::name::UnixMs;
@@ -39,21 +39,32 @@ impl Round<'_> {
             if !forget.holds(&visit.list(&folder, now()).await?) {
                 return Ok(());
             }
-            let known = self.known(&mut visit, &folder, record).await?.unwrap_or_default();
-            // The head goes first: whoever loses its power after it has left a vault that shows more than it must, not less.
-            let last = record.head.as_ref().map(|mark| mark.number);
-            let expected = known.without(&forget.blobs);
-            let mark = self.sign_head(&folder, last, &expected, &forget.blobs, now).await?;
-            self.keep_stock(|stock| {
-                stock.forget(&forget.blobs);
-                stock.signed(mark.number);
-            });
-            let number = next(Some(mark.number), now());
-            record.head = Some(mark);
-            let list = self.signed(&folder, number, Says::Delete(forget.blobs))?;
-            self.visit().await?.announce(&list).await?;
+            self.let_go(&mut visit, forget.blobs, record, now).await?;
         }
         record.tidied = Some(now());
         Ok(())
+    }
+
+    /// Signs the head without these blobs, then announces their deletion. The head goes first: whoever loses its power after
+    /// it has left a vault that shows more than it must, not less.
+    pub(super) async fn let_go(
+        &self,
+        visit: &mut Visit,
+        blobs: Vec<(Kind, BlobName)>,
+        record: &mut Record,
+        now: &impl Fn() -> UnixMs,
+    ) -> Result<(), RoundError> {
+        let folder = self.folder()?;
+        let known = self.known(visit, &folder, record).await?.unwrap_or_default();
+        let last = record.head.as_ref().map(|mark| mark.number);
+        let mark = self.sign_head(&folder, last, &known.without(&blobs), &blobs, now).await?;
+        self.keep_stock(|stock| {
+            stock.forget(&blobs);
+            stock.signed(mark.number);
+        });
+        let number = next(Some(mark.number), now());
+        record.head = Some(mark);
+        let list = self.signed(&folder, number, Says::Delete(blobs))?;
+        Ok(self.visit().await?.announce(&list).await?)
     }
 }

@@ -3,12 +3,12 @@
 
 use crate::restic::skip;
 use crate::round::{Bob, NOW, copy, why};
-use crate::stage::{BEGIN, PATIENCE, home};
+use crate::stage::{BEGIN, PATIENCE, home, statement};
 use std::time::Duration;
 use thermidor_backup::kit::Kit;
 use thermidor_backup::restic::ResticError;
 use thermidor_backup::round::Round;
-use thermidor_backup::vault::{BlobName, Folder, Kind, Says, Statement, VERSION, Visit, VisitError};
+use thermidor_backup::vault::{BlobName, Kind, Says, Visit, VisitError};
 use thermidor_model::backup::{Passes, Record};
 use tokio::net::TcpStream;
 
@@ -136,18 +136,9 @@ async fn old_keys_that_a_vault_does_not_let_go_of_yet_are_announced_later_and_ne
     assert_eq!(opens(&bob, &bob.kit, None).await.unwrap(), 1, "the key is still there");
 
     alice_believes(&bob, &new);
-    let folder = Folder::new("mail").unwrap();
     let list = |number, names: Vec<BlobName>| {
-        let statement = Statement {
-            version: VERSION,
-            home: home("bob"),
-            vault: home("alice"),
-            generation: 0,
-            number,
-            folder: folder.as_str().into(),
-            says: Says::Delete(names.into_iter().map(|name| (Kind::Keys, name)).collect()),
-        };
-        signer().sign(&statement).unwrap()
+        let says = Says::Delete(names.into_iter().map(|name| (Kind::Keys, name)).collect());
+        signer().sign(&statement("mail", number, says)).unwrap()
     };
     let visit = async || {
         let stream = TcpStream::connect(bob.at).await.unwrap();

@@ -2,11 +2,11 @@
 //! hostile home and a hostile friend who try to get round them.
 
 use crate::restic::{good, mail, restic, restored, run, same, skip};
-use crate::stage::{AUTHORIZATION, BEGIN, Said, Stage, V2, home, noise, terms};
+use crate::stage::{self, AUTHORIZATION, BEGIN, Said, Stage, V2, home, noise, terms};
 use std::time::Duration;
 use thermidor_backup::vault::{
     Answer, BlobName, Challenge, Finding, Head, Kind, List, Outcome, Says, Signed, Signer, Statement, Terms,
-    VERSION, compare_heads,
+    compare_heads,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -23,8 +23,7 @@ fn agreed() -> Terms {
 }
 
 fn statement(number: u64, says: Says) -> Statement {
-    let (home, vault) = (home("bob"), home("alice"));
-    Statement { version: VERSION, home, vault, generation: 0, number, folder: String::new(), says }
+    stage::statement("", number, says)
 }
 
 fn signed(number: u64, says: Says) -> Vec<u8> {

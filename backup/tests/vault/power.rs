@@ -1,12 +1,12 @@
 //! Power cuts: a file system on a loop device, whose image as it is at the moment of an answer is all that is left. What
 //! was only in a page cache is not in it.
 
-use crate::stage::{Said, Stage, home, noise, terms};
+use crate::stage::{Said, Stage, home, noise, statement, terms};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
-use thermidor_backup::vault::{BlobName, Kind, Says, Signer, Statement, VERSION};
+use thermidor_backup::vault::{BlobName, Kind, Says, Signer};
 
 fn done(command: &mut Command) -> String {
     let done = command.output().unwrap();
@@ -69,16 +69,7 @@ fn signer() -> Signer {
 }
 
 async fn say(stage: &Stage, number: u64, says: Says) -> Said {
-    let statement = Statement {
-        version: VERSION,
-        home: home("bob"),
-        vault: home("alice"),
-        generation: 0,
-        number,
-        folder: String::new(),
-        says,
-    };
-    let signed = signer().sign(&statement).unwrap();
+    let signed = signer().sign(&statement("", number, says)).unwrap();
     stage.ask("POST", "/bob/-/deletions", &serde_json::to_vec(&signed).unwrap()).await
 }
 

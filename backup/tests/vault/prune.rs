@@ -2,13 +2,13 @@
 //! moment what is kept can be restored, and until the end what goes as well.
 
 use crate::restic::{good, mail, restic as stock, skip};
-use crate::stage::{PASSWORD, Stage, home, noise, terms};
+use crate::stage::{PASSWORD, Stage, home, noise, statement, terms};
 use crate::supervised::{backup, repository, restic};
 use jiff::{SignedDuration, Timestamp};
 use std::path::Path;
 use std::time::Duration;
 use thermidor_backup::restic::{Keep, Repository, ResticError, Restore, SnapshotId};
-use thermidor_backup::vault::{Folder, Kind, Says, Signer, Statement, VERSION, Visit};
+use thermidor_backup::vault::{Folder, Kind, Says, Signer, Visit};
 
 const KEEP: Keep = Keep { all_days: 3, daily_days: 0, weekly_days: 0, monthly_days: 0 };
 
@@ -69,16 +69,8 @@ async fn what_is_forgotten_goes_by_a_signed_list_and_all_else_stays() {
 
     let mut to = visit(&stage).await;
     assert!(forget.holds(&to.list(&folder, 0).await.unwrap()));
-    let statement = Statement {
-        version: VERSION,
-        home: home("bob"),
-        vault: home("alice"),
-        generation: 0,
-        number: 1,
-        folder: "mail".into(),
-        says: Says::Delete(forget.blobs.clone()),
-    };
-    to.announce(&signer.sign(&statement).unwrap()).await.unwrap();
+    let delete = statement("mail", 1, Says::Delete(forget.blobs.clone()));
+    to.announce(&signer.sign(&delete).unwrap()).await.unwrap();
     let look = async |repository: &Repository, snapshot: &SnapshotId, files: usize| {
         let out = tempfile::tempdir().unwrap();
         let target = out.path().join("out");

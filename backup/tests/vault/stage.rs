@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use thermidor_backup::vault::{BlobName, Caller, OpenError, Password, Settings, Terms, Vault};
+use thermidor_backup::vault::{
+    BlobName, Caller, OpenError, Password, Says, Settings, Statement, Terms, VERSION, Vault,
+};
 use thermidor_model::name::HomeName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +25,12 @@ pub const V1: &str = "application/vnd.x.restic.rest.v1";
 
 pub fn home(name: &str) -> HomeName {
     HomeName::new(name).unwrap()
+}
+
+/// What bob says to alice's vault of a folder.
+pub fn statement(folder: &str, number: u64, says: Says) -> Statement {
+    let (home, vault) = (home("bob"), home("alice"));
+    Statement { version: VERSION, home, vault, generation: 0, number, folder: folder.into(), says }
 }
 
 /// Terms with bob's password and 1 GiB.

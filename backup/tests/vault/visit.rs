@@ -1,7 +1,7 @@
 //! A home at its friend's vault, over TLS with keys that both have pinned; and what a hostile vault shows it.
 
 use crate::restic::{good, mail, restic, run, skip};
-use crate::stage::{PATIENCE, Stage, home, noise, terms};
+use crate::stage::{PATIENCE, Stage, home, noise, statement, terms};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thermidor_backup::vault::{
     BlobName, Caller, Challenge, Finding, Folder, Head, Kind, Outcome, Says, Signed, Signer, Statement,
-    VERSION, Vault, Visit, VisitError,
+    Vault, Visit, VisitError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,10 +25,7 @@ fn signer() -> Signer {
 }
 
 fn sign(folder: &str, vault: &str, number: u64, says: Says) -> Signed {
-    let (home, vault) = (home("bob"), home(vault));
-    let folder = folder.to_owned();
-    let statement = Statement { version: VERSION, home, vault, generation: 0, number, folder, says };
-    signer().sign(&statement).unwrap()
+    signer().sign(&Statement { vault: home(vault), ..statement(folder, number, says) }).unwrap()
 }
 
 /// A connection of bob's that the vault knows to be his.

@@ -64,7 +64,7 @@ pub struct InvitationLine {
 }
 
 /// A friend.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FriendLine {
     /// Its name.
     pub home: String,

@@ -308,21 +308,12 @@ mod tests {
     fn line(kit_claims: &[&str]) -> FriendLine {
         FriendLine {
             home: "alice".into(),
-            addresses: vec![],
             words: words("a b c d"),
             confirmed: true,
             generation: 1,
-            claims: None,
             kit_claims: kit_claims.iter().map(|claim| words(claim)).collect(),
-            reachable: None,
             reach: "reachable".into(),
-            lent_bytes: None,
-            used_bytes: None,
-            waiting_bytes: None,
-            last_seen_ms: None,
-            newest_here_ms: None,
-            newest_there_ms: None,
-            proven_there_ms: None,
+            ..FriendLine::default()
         }
     }
 

@@ -3,12 +3,13 @@
 //! every few minutes, for its backups may be a week apart.
 
 use super::backups::{backs_home_up, retry_ms};
+use super::way::pin_of;
 use super::{Context, within};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use thermidor_backup::generations::{Between, Later, hear, sign};
 use thermidor_backup::kit::Kit;
-use thermidor_backup::line::{Own, Pin, ToVault, TransportKey, dial_vault};
+use thermidor_backup::line::{Own, ToVault, dial_vault};
 use thermidor_backup::vault::{Signed, Visit, VisitError};
 use thermidor_model::friends::Friend;
 use thermidor_model::name::HomeName;
@@ -65,7 +66,7 @@ fn next(wait: Duration, retry: Duration) -> Duration {
 
 /// Friends at whose vaults this home is known.
 fn lenders(state: &State) -> impl Iterator<Item = (&HomeName, &Friend)> {
-    state.friends.iter().filter(|(_, f)| f.is_confirmed() && !f.identity.addresses.is_empty())
+    state.friends.iter().filter(|(_, friend)| friend.lends())
 }
 
 impl Context {
@@ -78,7 +79,7 @@ impl Context {
         let mut all_said = true;
         for (friend, known) in lenders(state) {
             let Some(kit) = self.kit_for(state, friend)? else { return Ok(true) };
-            let own = Own::new(&kit.transport()?, state.generation)?;
+            let own = self.own_on_the_line(&kit, state)?;
             let between = Between { home: home.clone(), vault: friend.clone() };
             all_said &= match self.come_to(&own, known).await {
                 Come::Heard(word) => self.heard(state, &kit, &between, &word).await?,
@@ -90,8 +91,7 @@ impl Context {
     }
 
     async fn come_to(&self, own: &Own, known: &Friend) -> Come {
-        let pin = Pin::Key(TransportKey(known.identity.transport.0));
-        match dial_vault(&known.identity.addresses, own, pin, DIAL_MAX).await {
+        match dial_vault(&known.identity.addresses, own, pin_of(known), DIAL_MAX).await {
             // Its person has not confirmed this generation yet.
             Ok(to) if to.welcome.read_only => Come::Nothing,
             Ok(to) => Come::Welcome(Box::new(to)),
@@ -193,7 +193,7 @@ async fn leave_word(
 mod tests {
     use super::*;
     use crate::testing::Friend as Lender;
-    use thermidor_backup::line::DialError;
+    use thermidor_backup::line::{DialError, Pin};
     use thermidor_model::testing::serving_home;
 
     /// Comes to alpes as a generation of maison.

@@ -13,8 +13,8 @@ use thermidor_backup::generations::Between;
 use thermidor_backup::kit::{Friend, Kit};
 use thermidor_backup::kit_change::NewKeys;
 use thermidor_backup::vault::HomeKey;
-use thermidor_model::friends::{KIT_BEFORE_SECRET, KIT_SECRET, KitRecord, PublicKey};
-use thermidor_model::name::HomeName;
+use thermidor_model::friends::{KIT_BEFORE_SECRET, KIT_SECRET, KitRecord, KitSplit, PublicKey};
+use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::state::{Role, State};
 use thermidor_model::{Command, Outcome, Refusal};
 use thermidor_raft::ProposeError;
@@ -62,12 +62,17 @@ impl Context {
         Ok(Some(Kit::from_entropy(&entropy).context("the recovery kit in the state is none")?))
     }
 
+    fn holds_keys(&self) -> Result<(), Refused> {
+        match self.node.identity().own.role {
+            Role::Witness => Err(Refused::because("a witness holds no keys: run it on a radiator")),
+            Role::Radiator => Ok(()),
+        }
+    }
+
     /// The home's kit, drawn now if there is none.
     pub async fn kit_or_new(&self) -> Result<Kit, Refused> {
         let refused = |e: &dyn std::fmt::Display| Refused::because(format!("{e:#}"));
-        if self.node.identity().own.role == Role::Witness {
-            return Err(Refused::because("a witness holds no keys: run it on a radiator"));
-        }
+        self.holds_keys()?;
         for _ in 0..DRAWN_MAX {
             if let Some(kit) = self.kit().map_err(|e| refused(&e))? {
                 return Ok(kit);
@@ -79,7 +84,7 @@ impl Context {
             let record =
                 KitRecord { made_ms: unix_ms(), printed_ms: None, rehearsed_ms: None, key, split: None };
             let command = Command::SetKit { was: None, record, sealed: sealed.map_err(|e| refused(&e))? };
-            match self.node.propose(command, within(ORDER_MAX)).await {
+            match self.node.propose_once(command, within(ORDER_MAX)).await {
                 // Somebody else's came first: that one counts.
                 Ok(Outcome::Refused(Refusal::Stale(_))) => {}
                 Ok(Outcome::Refused(why)) => return Err(refused(&why)),
@@ -93,12 +98,10 @@ impl Context {
     /// Draws another kit; every friend holds to the one before until its person has confirmed. Answers a [`KitReplaced`].
     pub(super) async fn replace_kit(&self) -> Result<Value, Refused> {
         let refused = |e: &dyn std::fmt::Display| Refused::because(format!("{e:#}"));
-        if self.node.identity().own.role == Role::Witness {
-            return Err(Refused::because("a witness holds no keys: run it on a radiator"));
-        }
+        self.holds_keys()?;
         for _ in 0..DRAWN_MAX {
             let command = self.replacement().await.map_err(|e| refused(&e))?;
-            match self.node.propose(command, within(ORDER_MAX)).await {
+            match self.node.propose_once(command, within(ORDER_MAX)).await {
                 // A friend came, or the home's keys were changed: once more, from what is there now.
                 Ok(Outcome::Refused(Refusal::Stale(_))) => {}
                 Ok(Outcome::Refused(why)) => return Err(refused(&why)),
@@ -158,12 +161,16 @@ impl Context {
         let home = state.home.clone().ok_or_else(|| Refused::because("this home is not founded yet"))?;
         let page = kit.page(&home, &today(), &printed_friends(&state)).map_err(|e| refused(&e))?;
         let words = kit.words().map_err(|e| refused(&e))?.map(str::to_owned).to_vec();
-        let printed = Command::NoteKit { printed_ms: Some(unix_ms()), rehearsed_ms: None, split: None };
-        // Printed it is, whether the home could take note of it or not.
-        if let Err(e) = self.node.propose(printed, within(ORDER_MAX)).await {
+        self.note_printed(Some(unix_ms()), None).await;
+        value(&KitPrint { version: VERSION, page, words })
+    }
+
+    /// Printed it is, as a page or in shares, whether the home could take note of it or not.
+    pub(super) async fn note_printed(&self, printed_ms: Option<UnixMs>, split: Option<KitSplit>) {
+        let printed = Command::NoteKit { printed_ms, rehearsed_ms: None, split };
+        if let Err(e) = self.node.propose_once(printed, within(ORDER_MAX)).await {
             tracing::warn!("that the kit was printed is not noted: {e}");
         }
-        value(&KitPrint { version: VERSION, page, words })
     }
 }
 
@@ -174,10 +181,7 @@ pub(super) fn today() -> String {
 
 /// The friends who stand on a page: those who can keep backups.
 pub(super) fn printed_friends(state: &State) -> Vec<Friend> {
-    let keepers = state
-        .friends
-        .iter()
-        .filter(|(_, friend)| friend.is_confirmed() && !friend.identity.addresses.is_empty());
+    let keepers = state.friends.iter().filter(|(_, friend)| friend.lends());
     keepers
         .map(|(home, friend)| Friend { home: home.clone(), addresses: friend.identity.addresses.clone() })
         .collect()

@@ -2,7 +2,7 @@
 //! and once a friend's person has confirmed it, what was signed is signed anew and the old one is let go of.
 
 use super::backups::{backs_home_up, challenges, subjects_at};
-use super::way::Door;
+use super::way::{Door, pin_of};
 use super::{Context, within};
 use crate::clock::unix_ms;
 use anyhow::Context as _;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use thermidor_backup::generations::Between;
 use thermidor_backup::kit::Kit;
 use thermidor_backup::kit_change::Announcement;
-use thermidor_backup::line::{Own, Pin, ToVault, TransportKey, dial_vault};
+use thermidor_backup::line::{ToVault, dial_vault};
 use thermidor_backup::restic::Restic;
 use thermidor_backup::round::Round;
 use thermidor_backup::vault::{Visit, VisitError};
@@ -83,9 +83,8 @@ impl Context {
         let restic = self.backups.restic(self).await?;
         let change = Change { context: self, restic, state, home, before: &before, new: &new, key };
         let waiting = state.kit_change.iter().flat_map(|change| change.waiting.keys());
-        let lends = |known: &&Friend| known.is_confirmed() && !known.identity.addresses.is_empty();
         for friend in waiting {
-            let Some(known) = state.friends.get(friend).filter(lends) else { continue };
+            let Some(known) = state.friends.get(friend).filter(|known| known.lends()) else { continue };
             if let Err(e) = change.come_to(friend, known, admitted).await {
                 info!(%friend, "the new recovery kit is still on its way there: {e:#}");
             }
@@ -120,9 +119,8 @@ impl Change<'_> {
     }
 
     async fn dial(&self, known: &Friend, kit: &Kit) -> anyhow::Result<ToVault> {
-        let own = Own::new(&kit.transport()?, self.state.generation)?;
-        let pin = Pin::Key(TransportKey(known.identity.transport.0));
-        Ok(dial_vault(&known.identity.addresses, &own, pin, DIAL_MAX).await?)
+        let own = self.context.own_on_the_line(kit, self.state)?;
+        Ok(dial_vault(&known.identity.addresses, &own, pin_of(known), DIAL_MAX).await?)
     }
 
     async fn announce(&self, friend: &HomeName, to: ToVault) -> anyhow::Result<()> {

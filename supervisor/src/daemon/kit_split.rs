@@ -1,15 +1,14 @@
 //! The recovery kit in shares, one page for each person. Nothing of the shares is kept: only that there are some is noted.
 
+use super::Context;
 use super::kit::{printed_friends, today};
-use super::orders::{ORDER_MAX, value};
-use super::{Context, within};
+use super::orders::value;
 use crate::api::Refused;
 use crate::api::recovery::{KitShares, SharePage};
 use crate::api::view::VERSION;
 use crate::clock::unix_ms;
 use serde_json::Value;
 use thermidor_backup::kit::{Terms, persons};
-use thermidor_model::Command;
 use thermidor_model::friends::KitSplit;
 
 impl Context {
@@ -31,11 +30,7 @@ impl Context {
             pages.push(SharePage { person, number: share.number, page });
         }
         let noted = KitSplit { at_ms: unix_ms(), needed: terms.needed() as u8, of: terms.of() as u8 };
-        let note = Command::NoteKit { printed_ms: None, rehearsed_ms: None, split: Some(noted) };
-        // Printed they are, whether the home could take note of it or not.
-        if let Err(e) = self.node.propose(note, within(ORDER_MAX)).await {
-            tracing::warn!("that the kit was split is not noted: {e}");
-        }
+        self.note_printed(None, Some(noted)).await;
         value(&KitShares { version: VERSION, split, needed: terms.needed(), pages })
     }
 }

@@ -101,7 +101,7 @@ fn rhythm(spec: &ServiceSpec) -> Option<Rhythm> {
 }
 
 /// Where clients reach a port of the container: the home's address if it has one, else this radiator's.
-pub(super) fn door(state: &State, own: IpAddr, spec: &ServiceSpec, targets: [u16; 2]) -> Option<SocketAddr> {
+pub(super) fn door(state: &State, own: IpAddr, spec: &ServiceSpec, targets: &[u16]) -> Option<SocketAddr> {
     let published = recipe::ports(spec).into_iter().find(|p| targets.contains(&p.target))?.published;
     let ip = state.spec().and_then(|s| s.address).map_or(own, |a| a.ip);
     Some(SocketAddr::new(ip, published))
@@ -199,7 +199,7 @@ impl Context {
                 Ok(probe) => Probe::Mail(Box::new(probe)).run(service, own, &self.engine).await,
                 Err(e) => Probed { healthy: None, legs: vec![], trouble: format!("{e:#}") },
             },
-            Some(RecipeSpec::Yacy(_)) => match door(state, own, spec, [yacy::HTTP; 2]) {
+            Some(RecipeSpec::Yacy(_)) => match door(state, own, spec, &[yacy::HTTP]) {
                 Some(door) => yacy::probe(door.port()).run(service, door.ip(), &self.engine).await,
                 None => Probed { healthy: None, legs: vec![], trouble: "its port is not published".into() },
             },
@@ -217,7 +217,7 @@ impl Context {
     ) -> anyhow::Result<MailProbe> {
         let own = self.node.address().ip();
         let door = |port: u16| {
-            let found = door(state, own, spec, [port, port + mail::PROXY_OFFSET]);
+            let found = door(state, own, spec, &[port, port + mail::PROXY_OFFSET]);
             found.with_context(|| format!("its port {port} is not published: nobody can reach it"))
         };
         Ok(MailProbe {
@@ -308,13 +308,13 @@ mod tests {
         let mut spec = thermidor_model::testing::service_on(thermidor_model::testing::box_volume());
         spec.ports =
             vec![thermidor_model::spec::PortSpec { published: 8080, target: 80, proxy_protocol: false }];
-        assert_eq!(door(&state, own, &spec, [80, 81]), Some(SocketAddr::new(own, 8080)));
-        assert_eq!(door(&state, own, &spec, [443; 2]), None);
+        assert_eq!(door(&state, own, &spec, &[80, 81]), Some(SocketAddr::new(own, 8080)));
+        assert_eq!(door(&state, own, &spec, &[443]), None);
         if let Some(declared) = &mut state.declared {
             let ip = [192, 168, 1, 50].into();
             declared.spec.address = Some(thermidor_model::spec::AddressSpec { ip, prefix: 24 });
         }
-        assert_eq!(door(&state, own, &spec, [80; 2]).unwrap().to_string(), "192.168.1.50:8080");
+        assert_eq!(door(&state, own, &spec, &[80]).unwrap().to_string(), "192.168.1.50:8080");
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Context {
             Ok(key) => key,
             Err(e) => return unknown(format!("{e:#}")),
         };
-        let Some(door) = door(state, self.node.address().ip(), spec, [VAULT_PORT; 2]) else {
+        let Some(door) = door(state, self.node.address().ip(), spec, &[VAULT_PORT]) else {
             return unknown(format!("its port {VAULT_PORT} is not published"));
         };
         let begun = Instant::now();

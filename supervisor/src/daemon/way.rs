@@ -8,6 +8,7 @@ use std::time::Duration;
 use thermidor_backup::kit::Kit;
 use thermidor_backup::line::{Forwarder, Own, Pin, TransportKey, Welcome, dial_vault};
 use thermidor_backup::vault_process::COMES_BACK;
+use thermidor_model::friends::Friend;
 use thermidor_model::name::HomeName;
 use thermidor_model::state::State;
 
@@ -38,9 +39,7 @@ impl Door {
     pub fn trouble(&self) -> Option<String> {
         self.forwarder.trouble().map(|why| format!("{} {why}", self.vault))
     }
-}
 
-impl Door {
     /// Waits until the vault refuses this home in words, having let it in before: what it says.
     pub async fn refused(&self) -> String {
         format!("{} {}", self.vault, self.forwarder.refused().await)
@@ -70,6 +69,11 @@ impl ByKit<'_> {
     }
 }
 
+/// Who must answer at a friend's addresses.
+pub fn pin_of(friend: &Friend) -> Pin {
+    Pin::Key(TransportKey(friend.identity.transport.0))
+}
+
 impl Context {
     /// The door to a friend's vault, known by its pinned key; this home shows the kit that the friend holds to.
     pub async fn door_to(&self, friend: &HomeName) -> anyhow::Result<Door> {
@@ -83,8 +87,7 @@ impl Context {
         let known = state.friends.get(friend).filter(|known| known.is_confirmed());
         let known =
             known.with_context(|| format!("{friend} is no friend: `thermidor friend ls` lists them"))?;
-        let pin = Pin::Key(TransportKey(known.identity.transport.0));
-        let door = open(&known.identity.addresses, kit, state.generation, pin).await?;
+        let door = open(&known.identity.addresses, kit, state.generation, pin_of(known)).await?;
         anyhow::ensure!(door.vault == *friend, "{friend} calls itself {} by now", door.vault);
         Ok(door)
     }

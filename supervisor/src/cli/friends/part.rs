@@ -150,21 +150,10 @@ mod tests {
     fn friend(used_bytes: Option<u64>) -> FriendLine {
         FriendLine {
             home: "alice".into(),
-            addresses: vec![],
-            words: Default::default(),
             confirmed: true,
             generation: 1,
-            claims: None,
-            kit_claims: vec![],
-            reachable: None,
-            reach: String::new(),
-            lent_bytes: None,
             used_bytes,
-            waiting_bytes: None,
-            last_seen_ms: None,
-            newest_here_ms: None,
-            newest_there_ms: None,
-            proven_there_ms: None,
+            ..FriendLine::default()
         }
     }
 

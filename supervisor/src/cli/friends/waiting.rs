@@ -124,21 +124,10 @@ mod tests {
     fn met(home: &str, word: &str, confirmed: bool) -> FriendLine {
         FriendLine {
             home: home.into(),
-            addresses: vec![],
             words: std::array::from_fn(|_| word.to_owned()),
             confirmed,
             generation: 1,
-            claims: None,
-            kit_claims: vec![],
-            reachable: None,
-            reach: String::new(),
-            lent_bytes: None,
-            used_bytes: None,
-            waiting_bytes: None,
-            last_seen_ms: None,
-            newest_here_ms: None,
-            newest_there_ms: None,
-            proven_there_ms: None,
+            ..FriendLine::default()
         }
     }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use thermidor_backup::restic::{Progress, Restic, ResticError, Settings};
 use thermidor_backup::schedule::{Decision, Pair, Task, Wish, decide};
 use thermidor_model::backup::{BackupSpec, RETRY_DEFAULT_MS, Record, Subject};
+use thermidor_model::friends::Friend;
 use thermidor_model::name::HomeName;
 use thermidor_model::state::{Role, State, Volume};
 use thermidor_model::{NodeId, ServiceName};
@@ -238,10 +239,7 @@ pub(super) fn subjects_at(state: &State, friend: &HomeName) -> BTreeSet<Subject>
 /// What is wished: of each service what home.yaml says, as far as those are friends that lend space; of the home itself,
 /// at each of them.
 pub(super) fn wishes(state: &State) -> Vec<Wish> {
-    let lends = |friend: &&HomeName| {
-        let known = state.friends.get(*friend);
-        known.is_some_and(|f| f.is_confirmed() && !f.identity.addresses.is_empty())
-    };
+    let lends = |friend: &&HomeName| state.friends.get(*friend).is_some_and(Friend::lends);
     let mut wishes = Vec::new();
     let mut all: BTreeSet<&HomeName> = BTreeSet::new();
     for (service, spec) in declared(state) {

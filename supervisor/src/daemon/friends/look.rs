@@ -2,13 +2,14 @@
 
 use super::super::Context;
 use super::super::orders::value;
+use super::super::way::pin_of;
 use super::vault_of;
 use crate::api::Refused;
 use crate::api::friends::{FriendLine, FriendList, InvitationLine};
 use futures::future::join_all;
 use serde_json::Value;
 use std::time::Duration;
-use thermidor_backup::line::{Own, Pin, TransportKey, dial_vault};
+use thermidor_backup::line::{Own, dial_vault};
 use thermidor_model::friends::Friend;
 use thermidor_model::name::{HomeName, UnixMs};
 use thermidor_model::state::State;
@@ -91,8 +92,7 @@ async fn reach(friend: &Friend, own: Option<&Own>) -> Reach {
         return (None, "lends nothing".into());
     }
     let Some(own) = own else { return (None, "not looked".into()) };
-    let pin = Pin::Key(TransportKey(friend.identity.transport.0));
-    match dial_vault(&friend.identity.addresses, own, pin, DIAL_MAX).await {
+    match dial_vault(&friend.identity.addresses, own, pin_of(friend), DIAL_MAX).await {
         Ok(to) if to.welcome.read_only => (
             Some(true),
             "reachable, for reading: its person has to confirm this home's new generation".into(),

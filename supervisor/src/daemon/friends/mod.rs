@@ -57,7 +57,7 @@ impl Context {
     }
 
     /// How this home shows itself to its friends.
-    fn own_on_the_line(&self, kit: &Kit, state: &State) -> anyhow::Result<Own> {
+    pub(super) fn own_on_the_line(&self, kit: &Kit, state: &State) -> anyhow::Result<Own> {
         Ok(Own::new(&kit.transport()?, state.generation)?)
     }
 }

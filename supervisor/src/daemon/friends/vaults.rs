@@ -134,7 +134,7 @@ async fn receive(context: Context, listener: UnixListener) {
 /// What another member is answered.
 pub(in crate::daemon) async fn answer(context: Context, body: Bytes) -> Result<Bytes, String> {
     let name: ServiceName = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
-    let status = context.own_vault_status(&name).await?;
+    let status = vault_status_of(&context.paths, &name).await?;
     serde_json::to_vec(&status).map(Bytes::from).map_err(|e| e.to_string())
 }
 
@@ -144,10 +144,6 @@ pub(in crate::daemon) async fn vault_status_of(paths: &Paths, name: &ServiceName
 }
 
 impl Context {
-    async fn own_vault_status(&self, name: &ServiceName) -> Result<Status, String> {
-        vault_status_of(&self.paths, name).await
-    }
-
     /// How the home's vault stands, wherever it runs; `None`: the home has none.
     pub(super) async fn vault_status(&self, state: &State) -> Option<Result<Status, String>> {
         let (name, _, _) = vault_of(state)?;
@@ -155,7 +151,7 @@ impl Context {
             return Some(Err(format!("{name} runs nowhere: see `thermidor explain {name}`")));
         };
         if active == self.node.id() {
-            return Some(self.own_vault_status(name).await);
+            return Some(vault_status_of(&self.paths, name).await);
         }
         let body = match serde_json::to_vec(name) {
             Ok(body) => body,
@@ -200,7 +196,7 @@ impl Context {
             if state.services.get(name).and_then(|service| service.active) != Some(self.node.id()) {
                 continue;
             }
-            let status = match self.own_vault_status(name).await {
+            let status = match vault_status_of(&self.paths, name).await {
                 Ok(status) => status,
                 Err(e) => {
                     debug!(service = %name, "{e}");

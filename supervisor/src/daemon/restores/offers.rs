@@ -36,11 +36,8 @@ impl Context {
         let friends: Vec<HomeName> = match &wish.from {
             Some(friend) => vec![friend.clone()],
             None => {
-                let lends = state
-                    .friends
-                    .iter()
-                    .filter(|(_, f)| f.is_confirmed() && !f.identity.addresses.is_empty());
-                lends.map(|(name, _)| name.clone()).collect()
+                let lenders = state.friends.iter().filter(|(_, friend)| friend.lends());
+                lenders.map(|(name, _)| name.clone()).collect()
             }
         };
         if friends.is_empty() {
