@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 use super::room::Room;
 use super::terms::Terms;
 use super::waiting::Waiting;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -33,6 +34,9 @@ pub(super) struct State {
     pub newest: u64,
     /// The other kit that the friend last said to have.
     pub kit_said: Option<KitSaid>,
+    /// Keys that are part of the past though they came later: what the kit that is believed now found and signed when it took
+    /// the place of another. Nobody could read the past otherwise whose kit was replaced since.
+    pub past_keys: BTreeSet<Item>,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,7 @@ impl Space {
                     Ok(())
                 })?;
             }
+            state.past_keys.extend(super::statements::past_keys(&disk, &folder)?);
             if let Some(found) = disk.look(&Item { folder, blob: None })? {
                 state.books.found(found.size, found.arrived, false);
             }
@@ -109,10 +114,10 @@ impl Space {
         if view != View::Live && item.is_lock() {
             return false;
         }
-        let hidden = self.state().waiting.since(item);
-        // A key that came later opens the past too: else nobody could read it whose kit was replaced since.
-        let is_key = matches!(item.blob, Some((Kind::Keys, _)));
-        is_shown(found.arrived, hidden, view) || is_key && is_shown(found.arrived, hidden, View::Live)
+        let state = self.state();
+        let hidden = state.waiting.since(item);
+        is_shown(found.arrived, hidden, view)
+            || state.past_keys.contains(item) && is_shown(found.arrived, hidden, View::Live)
     }
 
     /// What room is left.

@@ -2,8 +2,9 @@
 //! carries deletions out when their time has come. Every step can be done again after a crash.
 
 use super::KitSaid;
-use super::blob::{Item, Kind};
+use super::blob::{BlobName, Item, Kind};
 use super::books::is_shown;
+use super::disk::Disk;
 use super::not_taken::NotTaken;
 use super::path::{Folder, View};
 use super::refusal::Refusal;
@@ -57,7 +58,8 @@ impl Space {
     pub fn hear_head(&self, signed: Signed, folder: &Folder, vault: &HomeName) -> Result<(), Refusal> {
         let _turn = lock(&self.turn);
         let statement = self.believe(&signed, vault)?;
-        if !matches!(statement.says, Says::Head(_)) || folder_of(&statement)? != *folder {
+        let Says::Head(head) = &statement.says else { return Err(NotTaken::Misplaced.into()) };
+        if folder_of(&statement)? != *folder {
             return Err(NotTaken::Misplaced.into());
         }
         if !self.disk.holds(folder) {
@@ -65,7 +67,21 @@ impl Space {
         }
         let last = self.fresh(&signed, &statement)?;
         self.note(last)?;
+        if self.is_by_another_kit(folder)? {
+            let keys = head.blobs.get(&Kind::Keys).cloned().unwrap_or_default();
+            self.disk.write_record(&past_keys_record(folder), &json(&keys)?)?;
+            let mut state = self.state();
+            state.past_keys.retain(|item| item.folder != *folder);
+            state.past_keys.extend(keys_of(folder, keys));
+        }
         Ok(self.disk.write_record(&head_record(folder), &json(&signed)?)?)
+    }
+
+    /// Whether the head that was kept last was signed with a kit that is believed no longer.
+    fn is_by_another_kit(&self, folder: &Folder) -> Result<bool, Refusal> {
+        let Some(kept) = self.disk.read_record(&head_record(folder))? else { return Ok(false) };
+        let kept: Signed = serde_json::from_slice(&kept).map_err(io::Error::other)?;
+        Ok(kept.open(&self.terms().key.ok_or(NotTaken::NoKey)?).is_err())
     }
 
     /// The signed head that was kept last.
@@ -154,7 +170,7 @@ impl Space {
     }
 
     /// Whether a key remains that opens the repository once those blobs are gone.
-    fn keeps_a_key(&self, folder: &Folder, gone: &[(Kind, super::blob::BlobName, u64)]) -> io::Result<bool> {
+    fn keeps_a_key(&self, folder: &Folder, gone: &[(Kind, BlobName, u64)]) -> io::Result<bool> {
         let mut remains = false;
         self.disk.list(folder, Kind::Keys, &mut |name, _| {
             let item = Item { folder: folder.clone(), blob: Some((Kind::Keys, name)) };
@@ -199,7 +215,7 @@ impl Space {
         &self,
         statement: &Statement,
         folder: &Folder,
-        named: &[(Kind, super::blob::BlobName)],
+        named: &[(Kind, BlobName)],
         signed: Signed,
         now: u64,
     ) -> Result<List, Refusal> {
@@ -255,6 +271,22 @@ const GENERATION: &str = "generation";
 
 fn head_record(folder: &Folder) -> String {
     format!("head-{folder}")
+}
+
+fn past_keys_record(folder: &Folder) -> String {
+    format!("past-keys-{folder}")
+}
+
+/// The keys of a folder that are part of its past though they came later.
+pub(super) fn past_keys(disk: &Disk, folder: &Folder) -> io::Result<impl Iterator<Item = Item> + use<>> {
+    let kept = disk.read_record(&past_keys_record(folder))?;
+    let keys = kept.map_or(Ok(BTreeSet::new()), |kept| serde_json::from_slice(&kept))?;
+    Ok(keys_of(folder, keys))
+}
+
+fn keys_of(folder: &Folder, keys: BTreeSet<BlobName>) -> impl Iterator<Item = Item> + use<> {
+    let folder = folder.clone();
+    keys.into_iter().map(move |name| Item { folder: folder.clone(), blob: Some((Kind::Keys, name)) })
 }
 
 fn json(value: &impl serde::Serialize) -> io::Result<Vec<u8>> {

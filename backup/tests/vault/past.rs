@@ -137,12 +137,52 @@ async fn a_poisoned_repository_is_restored_as_it_stood_before() {
     let live = run(to("", &["restore", "latest", "--no-lock", "--target", out.to_str().unwrap()])).await;
     assert!(!live.status.success(), "the poison does nothing: this test shows nothing");
 
+    let garbage = format!("/bob/keys/{}", BlobName::of(b"garbage"));
+    assert_eq!(stage.get(&as_of(&garbage, before)).await.status, 404, "whichever key restic tries first");
+
     // restic as it is, with locks and a fresh cache.
     std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
     let below = format!("-/as-of/{}/", before / 1000);
     good(to(&below, &["restore", "latest", "--target", out.to_str().unwrap()])).await;
     same(&mail, &restored(&out, &mail));
     good(to(&below, &["check", "--read-data"])).await;
+}
+
+/// Who holds the new kit must be able to read the past, and whoever put a key there later must not be in the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_later_keys_those_alone_are_in_the_past_that_a_new_kit_signed_when_it_took_over() {
+    let stage = Stage::with(agreed(), |_| {}).await;
+    stage.create().await;
+    stage.save("keys", b"old").await;
+    let before = stage.pass(DAY) - 1000;
+    let [stray, new] = [stage.save("keys", b"stray").await, stage.save("keys", b"new").await];
+    let status = async |stage: &Stage, key: &str| stage.get(&as_of(key, before)).await.status;
+    let say = async |stage: &Stage, by: &Signer, number: u64, path: &str, says: Says| {
+        let words = serde_json::to_vec(&by.sign(&statement(number, says)).unwrap()).unwrap();
+        stage.ask("POST", path, &words).await.status
+    };
+    // The same kit signs once more: nothing that came later is in the past.
+    for number in [1, 2] {
+        let head = Says::Head(listed(&stage).await);
+        assert_eq!(say(&stage, &signer(), number, "/bob/-/head", head).await, 200);
+    }
+    assert_eq!((status(&stage, &stray).await, status(&stage, &new).await), (404, 404));
+
+    let other = Signer::from_seed(&[43; 32]).unwrap();
+    let believed = || Terms { key: Some(other.public()), ..agreed() };
+    stage.vault.lend(&home("bob"), believed()).unwrap();
+    let head = Says::Head(listed(&stage).await);
+    assert_eq!(say(&stage, &other, 3, "/bob/-/head", head).await, 200);
+    assert_eq!(say(&stage, &other, 4, "/bob/-/deletions", Says::Delete(vec![named(&stray)])).await, 200);
+    let late = stage.save("keys", b"late").await;
+    let head = Says::Head(listed(&stage).await);
+    assert_eq!(say(&stage, &other, 5, "/bob/-/head", head).await, 200);
+    let seen = async |stage: &Stage| {
+        [status(stage, &new).await, status(stage, &stray).await, status(stage, &late).await]
+    };
+    assert_eq!(seen(&stage).await, [200, 404, 404]);
+    let stage = stage.reopened(believed()).await;
+    assert_eq!(seen(&stage).await, [200, 404, 404], "written down");
 }
 
 #[tokio::test(flavor = "multi_thread")]
